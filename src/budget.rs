@@ -1,0 +1,295 @@
+//! The limits of one unit of work.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::Limit;
+use crate::resource::{Amount, Resource};
+use crate::scope;
+use crate::time::nanos;
+
+/// The limits for one unit of work: an HTTP request or a background task.
+///
+/// There is no limit unless it is named. A bare value is a soft limit, which reports when it is
+/// crossed; for [`total_time`](Self::total_time) and [`external_timeout`](Self::external_timeout) it
+/// is a hard one, which also cuts the work. See [`Limit`] to say which, or both.
+///
+/// Cloning is cheap: clones share the limits.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use request_budget::{Budget, Limit, Resource};
+///
+/// let web = Budget::new()
+///     .queries(20)
+///     .query_time(Duration::from_millis(200))
+///     .memory(Limit::soft(8 << 20).and_hard(64 << 20))
+///     .total_time(Duration::from_secs(1));
+///
+/// assert!(web.limit(Resource::TotalTime).is_some_and(|limit| limit.is_hard()));
+/// assert!(web.limit(Resource::Rows).is_none());
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+#[must_use = "a budget does nothing until work runs under it"]
+pub struct Budget {
+    limits: Option<Arc<Limits>>,
+}
+
+impl Budget {
+    /// A budget without any limit: everything is counted and nothing is ever over.
+    pub const fn new() -> Self {
+        Self { limits: None }
+    }
+
+    /// Statement executions that reach a driver; soft by default.
+    ///
+    /// A failed or cancelled execution counts, and each MongoDB command is one. `BEGIN`, `COMMIT`,
+    /// `ROLLBACK` and savepoints are [`transactions`](Self::transactions) instead.
+    pub fn queries(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Queries, limit)
+    }
+
+    /// Executions of one and the same statement text (an N+1); soft by default.
+    pub fn repeated_queries(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::RepeatedQueries, limit)
+    }
+
+    /// Rows handed to the caller (an unbounded SELECT); soft by default.
+    pub fn rows(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Rows, limit)
+    }
+
+    /// Transactions and savepoints begun; soft by default.
+    pub fn transactions(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Transactions, limit)
+    }
+
+    /// Time spent waiting for drivers, added up; soft by default.
+    ///
+    /// Concurrent statements add up, so it can be more than the time that passed.
+    pub fn query_time(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::QueryTime, limit)
+    }
+
+    /// Time spent waiting for any single statement; soft by default.
+    pub fn slow_query(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::SlowQuery, limit)
+    }
+
+    /// Time spent waiting for a connection from a pool, added up; soft by default.
+    pub fn connection_wait(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::ConnectionWait, limit)
+    }
+
+    /// Peak of live bytes; soft by default. Needs the
+    /// [`CountingAllocator`](crate::alloc::CountingAllocator).
+    ///
+    /// Checked at the end of each poll. Not counted: what other threads allocate for this work
+    /// unless it was carried there, the worker threads of sqlx's SQLite driver among them.
+    pub fn memory(self, bytes: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Memory, bytes)
+    }
+
+    /// Bytes allocated, freed again or not; soft by default. Needs the
+    /// [`CountingAllocator`](crate::alloc::CountingAllocator).
+    pub fn allocated(self, bytes: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Allocated, bytes)
+    }
+
+    /// Bytes still live when the work has ended; soft by default. Needs the
+    /// [`CountingAllocator`](crate::alloc::CountingAllocator).
+    pub fn retained(self, bytes: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Retained, bytes)
+    }
+
+    /// Calls marked with [`external`](crate::ExternalExt::external); soft by default.
+    pub fn external_calls(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::ExternalCalls, limit)
+    }
+
+    /// Time spent in calls to external systems, added up; soft by default.
+    pub fn external_time(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::ExternalTime, limit)
+    }
+
+    /// The longest that each call to an external system may take; **hard** by default: the call
+    /// is dropped and its caller gets an error. It is never given more than is left of
+    /// [`total_time`](Self::total_time).
+    pub fn external_timeout(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::ExternalTimeout, limit)
+    }
+
+    /// Wall time from the start to the end of the work, of a request to the end of its response
+    /// body; **hard** by default: the work is cut.
+    ///
+    /// The work is polled before the clock is asked, so an answer that is ready is never thrown away.
+    pub fn total_time(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::TotalTime, limit)
+    }
+
+    /// Wall time beyond which the work is reported as slow when it ends; soft by default.
+    pub fn slow_request(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::SlowRequest, limit)
+    }
+
+    /// The longest single poll (a handler that blocks the executor); soft by default.
+    ///
+    /// # Performance
+    ///
+    /// Polls are timed only where this limit is set: two readings of the clock a poll.
+    pub fn poll_time(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::PollTime, limit)
+    }
+
+    /// Bytes of response body handed to the server; soft by default.
+    pub fn response_bytes(self, bytes: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::ResponseBytes, bytes)
+    }
+
+    /// The limit on a resource, if there is one.
+    #[must_use]
+    pub fn limit(&self, resource: Resource) -> Option<Limit<Amount>> {
+        let limits = self.limits();
+        let amount = |raw: u64| (raw != NONE).then(|| resource.amount(raw));
+        Limit::from_values(amount(limits.soft(resource)), amount(limits.hard(resource)))
+    }
+
+    /// What is left of the [`total_time`](Self::total_time) of the work that is running here.
+    ///
+    /// `None` outside a unit of work, or when none that encloses this point has a hard limit.
+    /// Zero when the time is up and the cut is due.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// use request_budget::{Budget, BudgetExt};
+    ///
+    /// let budget = Budget::new().total_time(Duration::from_secs(1));
+    /// let left = async {
+    ///     tokio::time::sleep(Duration::from_millis(300)).await;
+    ///     Budget::remaining_time()
+    /// };
+    /// let left = left.budgeted("report", budget).await.unwrap();
+    /// // the timer has a resolution of one millisecond
+    /// assert!(left <= Some(Duration::from_millis(700)) && left > Some(Duration::from_millis(690)));
+    /// assert_eq!(Budget::remaining_time(), None);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn remaining_time() -> Option<Duration> {
+        scope::current()?.remaining_time()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        self.limits.as_deref().unwrap_or(Limits::UNLIMITED)
+    }
+
+    fn count(self, resource: Resource, limit: impl Into<Limit<u64>>) -> Self {
+        let limit = limit.into().resolve(resource.is_hard_by_default());
+        self.set(resource, limit.soft_value(), limit.hard_value())
+    }
+
+    fn time(self, resource: Resource, limit: impl Into<Limit<Duration>>) -> Self {
+        let limit = limit.into().resolve(resource.is_hard_by_default());
+        self.set(resource, limit.soft_value().map(nanos), limit.hard_value().map(nanos))
+    }
+
+    fn set(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
+        let limits = Arc::make_mut(self.limits.get_or_insert_default());
+        limits.soft[resource.index()] = soft.unwrap_or(NONE);
+        limits.hard[resource.index()] = hard.unwrap_or(NONE);
+        self
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = f.debug_struct("Budget");
+        for &resource in Resource::ALL {
+            if let Some(limit) = self.limit(resource) {
+                all.field(resource.name(), &limit);
+            }
+        }
+        all.finish()
+    }
+}
+
+/// Stands for "no limit": nothing counted in 64 bits is ever more.
+const NONE: u64 = u64::MAX;
+
+/// The limits as the meter compares them: counts, bytes and nanoseconds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    soft: [u64; Resource::COUNT],
+    hard: [u64; Resource::COUNT],
+}
+
+impl Limits {
+    const UNLIMITED: &Self = &Self { soft: [NONE; Resource::COUNT], hard: [NONE; Resource::COUNT] };
+
+    pub(crate) fn soft(&self, resource: Resource) -> u64 {
+        self.soft[resource.index()]
+    }
+
+    pub(crate) fn hard(&self, resource: Resource) -> u64 {
+        self.hard[resource.index()]
+    }
+
+    /// The hard limit as a duration, where there is one.
+    pub(crate) fn hard_time(&self, resource: Resource) -> Option<Duration> {
+        let raw = self.hard(resource);
+        (raw != NONE).then(|| Duration::from_nanos(raw))
+    }
+
+    /// Whether there is a hard limit on this resource.
+    pub(crate) fn hard_limits(&self, resource: Resource) -> bool {
+        self.hard(resource) != NONE
+    }
+
+    /// Whether there is any limit on this resource.
+    pub(crate) fn names(&self, resource: Resource) -> bool {
+        self.soft(resource) != NONE || self.hard(resource) != NONE
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::UNLIMITED.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_value_takes_the_kind_of_its_resource() {
+        let budget = Budget::new().queries(20).total_time(Duration::from_secs(1));
+        assert_eq!(budget.limit(Resource::Queries), Some(Limit::soft(Amount::Count(20))));
+        let second = Amount::Time(Duration::from_secs(1));
+        assert_eq!(budget.limit(Resource::TotalTime), Some(Limit::hard(second)));
+    }
+
+    #[test]
+    fn a_later_limit_replaces_the_earlier_one() {
+        let budget = Budget::new().queries(Limit::soft(1).and_hard(2)).queries(Limit::hard(3));
+        assert_eq!(budget.limit(Resource::Queries), Some(Limit::hard(Amount::Count(3))));
+    }
+
+    #[test]
+    fn zero_is_a_limit() {
+        let budget = Budget::new().queries(0);
+        assert_eq!(budget.limit(Resource::Queries), Some(Limit::soft(Amount::Count(0))));
+    }
+
+    #[test]
+    fn debug_names_only_what_is_limited() {
+        let budget = Budget::new().queries(20);
+        assert_eq!(format!("{budget:?}"), "Budget { queries: Limit(Soft(Count(20))) }");
+    }
+}

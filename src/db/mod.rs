@@ -1,0 +1,37 @@
+//! Statements: the one door from database drivers to the account of the work.
+//!
+//! [`Query`] is what the instrumented connections of this crate use themselves; with it any other
+//! client (Redis, Elasticsearch, one of your own) can be metered as well.
+//!
+//! # Examples
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use request_budget::{Budget, BudgetExt, Cut, Usage, db::Query};
+//!
+//! /// Asks a store for a key. The statement is the shape of the command, without the key.
+//! async fn get(key: &str) -> Result<Option<String>, Cut> {
+//!     let mut query = Query::start("GET user:*")?;
+//!     let value = async { Some(format!("value of {key}")) }.await;
+//!     query.add_rows(1);
+//!     Ok(value)
+//! }
+//!
+//! let work = async {
+//!     get("user:1").await?;
+//!     get("user:2").await?;
+//!     Ok::<_, Cut>(Usage::current())
+//! };
+//! let usage = work.budgeted("users", Budget::new()).await.unwrap().unwrap().unwrap();
+//! assert_eq!((usage.queries, usage.repeated_queries, usage.rows), (2, 2, 2));
+//! # }
+//! ```
+
+mod query;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
+mod wait;
+
+pub use query::Query;
+#[cfg(feature = "sqlx")]
+pub(crate) use wait::{ConnectionWait, TransactionWait};

@@ -1,0 +1,111 @@
+//! One execution of a statement.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::error::Cut;
+use crate::meter::table::Key;
+use crate::meter::{Meter, Refused, Suspect};
+use crate::report::unmeasured::statements_are_metered;
+use crate::resource::Resource;
+use crate::scope;
+use crate::time::Instant;
+
+/// Statements executed where no unit of work was running.
+static UNATTRIBUTED: AtomicU64 = AtomicU64::new(0);
+
+/// One execution of a statement, from [`start`](Self::start) until it is dropped.
+///
+/// It is charged to the unit of work that is running where it is started, and to all that this one
+/// runs inside. The time until the drop counts as query time, less what is between
+/// [`pause`](Self::pause) and [`resume`](Self::resume).
+///
+/// See the [module docs](crate::db) for an example.
+///
+/// # Cancellation
+///
+/// Dropped early it has been counted, with the time until then.
+#[must_use = "the time of a query ends when it is dropped"]
+pub struct Query {
+    meter: Option<Arc<Meter>>,
+    key: Key,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+}
+
+impl Query {
+    /// Counts an execution of this statement and starts its clock.
+    ///
+    /// Call it right before the statement is sent, once a connection is there. Give the text without
+    /// values: it tells repeated statements, and goes into violations.
+    ///
+    /// # Errors
+    ///
+    /// Refuses, without counting, what would cross a hard limit, and all that comes after such a
+    /// crossing: do not send the statement then. The unit of work ends when its future returns.
+    pub fn start(statement: &str) -> Result<Self, Cut> {
+        statements_are_metered();
+        let key = Key::of(statement);
+        let meter = scope::current();
+        if let Some(meter) = &meter {
+            let admitted = meter.chain().try_for_each(|meter| meter.admit_statement(key));
+            admitted.map_err(|Refused(violation)| Cut::new(violation))?;
+            meter.chain().for_each(|meter| meter.count_statement(key, statement));
+        } else {
+            UNATTRIBUTED.fetch_add(1, Relaxed);
+        }
+        Ok(Self { meter, key, waiting_since: Some(Instant::now()), waited: Duration::ZERO })
+    }
+
+    /// How many statements this process has executed where no unit of work was running.
+    ///
+    /// They are in no report. Many of them mean that work escapes its budget: a task spawned without
+    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without a budget at all.
+    #[must_use]
+    pub fn unattributed() -> u64 {
+        UNATTRIBUTED.load(Relaxed)
+    }
+
+    /// Adds rows, documents or values that were handed to the caller.
+    pub fn add_rows(&mut self, rows: u64) {
+        self.charge(|meter, key| meter.add(Resource::Rows, rows, Suspect::Statement(key)));
+    }
+
+    /// Stops the clock: a result is there, and the caller does something with it.
+    pub fn pause(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited = self.waited.saturating_add(since.elapsed());
+        }
+    }
+
+    /// Starts the clock again: the next result is waited for.
+    pub fn resume(&mut self) {
+        self.waiting_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Counts one more statement of a batch that was sent as one text.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn count_next_of_batch(&mut self) {
+        self.charge(|meter, _| meter.add(Resource::Queries, 1, Suspect::TopStatement));
+    }
+
+    fn charge(&self, charge: impl Fn(&Meter, Key)) {
+        let chain = self.meter.iter().flat_map(|meter| meter.chain());
+        chain.for_each(|meter| charge(meter, self.key));
+    }
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        self.pause();
+        self.charge(|meter, key| meter.add_statement_time(Some(key), self.waited));
+    }
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("waited", &self.waited).finish_non_exhaustive()
+    }
+}

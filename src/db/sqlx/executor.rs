@@ -1,0 +1,215 @@
+//! What makes pools and connections accept every kind of sqlx query.
+//!
+//! Each method is forwarded to the driver's own, which may be better than the trait's default:
+//! `fetch_optional` asks some servers for one row only.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use async_stream::try_stream;
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use sqlx::{Database, Describe, Execute, Executor, SqlStr};
+
+use super::connection::Connection;
+use super::pool::Pool;
+use super::request::Request;
+use super::stream::{Results, Step};
+
+impl<'c, DB> Executor<'c> for &'c mut Connection<DB>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    type Database = DB;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<DB::QueryResult>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let request = Request::new(query);
+        if request.may_be_batch() {
+            // Statement by statement, to count each.
+            let mut results = Results::<DB>::new(self.unmetered(), request, false);
+            return Box::pin(async move {
+                let mut total = DB::QueryResult::default();
+                while let Some(step) = next(&mut results).await {
+                    if let Step::<DB>::Left(result) = step? {
+                        total.extend([result]);
+                    }
+                }
+                Ok(total)
+            });
+        }
+        Box::pin(async move {
+            let _query = request.start()?;
+            self.unmetered().execute(request).await
+        })
+    }
+
+    fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let mut results = Results::<DB>::new(self.unmetered(), Request::new(query), false);
+        Box::pin(try_stream! {
+            while let Some(step) = next(&mut results).await {
+                if let Step::<DB>::Left(result) = step? {
+                    yield result;
+                }
+            }
+        })
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step<DB>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(Results::<DB>::new(self.unmetered(), Request::new(query), true))
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let mut results = Results::<DB>::new(self.unmetered(), Request::new(query), true);
+        Box::pin(async move {
+            let mut rows = Vec::new();
+            while let Some(step) = next(&mut results).await {
+                if let Step::<DB>::Right(row) = step? {
+                    rows.push(row);
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let request = Request::new(query);
+        Box::pin(async move {
+            let mut query = request.start()?;
+            let row = self.unmetered().fetch_optional(request).await?;
+            if let (Some(query), Some(_)) = (&mut query, &row) {
+                query.add_rows(1);
+            }
+            Ok(row)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<DB::Statement>>
+    where
+        'c: 'e,
+    {
+        self.unmetered().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
+    where
+        'c: 'e,
+    {
+        self.unmetered().describe(sql)
+    }
+}
+
+/// Waits for a connection, then does as the connection does.
+impl<'p, DB> Executor<'p> for &Pool<DB>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    type Database = DB;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<DB::QueryResult>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let (connection, request) = (self.acquire(), Request::new(query));
+        Box::pin(async move { connection.await?.execute(request).await })
+    }
+
+    fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let (connection, request) = (self.acquire(), Request::new(query));
+        Box::pin(try_stream! {
+            let mut connection = connection.await?;
+            let mut results = connection.execute_many(request);
+            while let Some(result) = next(&mut results).await {
+                yield result?;
+            }
+        })
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step<DB>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let (connection, request) = (self.acquire(), Request::new(query));
+        Box::pin(try_stream! {
+            let mut connection = connection.await?;
+            let mut results = Results::<DB>::new(connection.unmetered(), request, true);
+            while let Some(step) = next(&mut results).await {
+                yield step?;
+            }
+        })
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let (connection, request) = (self.acquire(), Request::new(query));
+        Box::pin(async move { connection.await?.fetch_all(request).await })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let (connection, request) = (self.acquire(), Request::new(query));
+        Box::pin(async move { connection.await?.fetch_optional(request).await })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<DB::Statement>>
+    where
+        'p: 'e,
+    {
+        let connection = self.acquire();
+        Box::pin(async move { connection.await?.prepare_with(sql, parameters).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
+    where
+        'p: 'e,
+    {
+        let connection = self.acquire();
+        Box::pin(async move { connection.await?.describe(sql).await })
+    }
+}
+
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
+}

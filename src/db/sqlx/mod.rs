@@ -1,0 +1,78 @@
+//! Instrumented sqlx: pools, connections and transactions that count what passes through them.
+//!
+//! Wrap the pool where it is made; the code that uses it stays as it is. `&pool`, `&mut *conn` and
+//! `&mut *tx` are executors of the same database, so `query!`, `query_as!` and functions that are
+//! generic over `impl Executor<'_>` or `impl PgExecutor<'_>` accept them.
+//!
+//! # Examples
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), sqlx::Error> {
+//! use request_budget::{Budget, BudgetExt, Usage, sqlx::Pool};
+//! use sqlx::SqlitePool;
+//!
+//! let pool = Pool::from(SqlitePool::connect("sqlite::memory:").await?);
+//! let work = async {
+//!     let mut tx = pool.begin().await?;
+//!     sqlx::query("CREATE TABLE posts (title TEXT)").execute(&mut *tx).await?;
+//!     sqlx::query("INSERT INTO posts VALUES ($1)").bind("hello").execute(&mut *tx).await?;
+//!     tx.commit().await?;
+//!     let titles: Vec<String> =
+//!         sqlx::query_scalar("SELECT title FROM posts").fetch_all(&pool).await?;
+//!     assert_eq!(titles, ["hello"]);
+//!     Ok::<_, sqlx::Error>(Usage::current())
+//! };
+//! let usage = work.budgeted("posts", Budget::new()).await.unwrap()?.unwrap();
+//! assert_eq!((usage.queries, usage.transactions, usage.rows), (3, 1, 1));
+//! # Ok(()) }
+//! ```
+//!
+//! # What is counted
+//!
+//! Each execution of a statement that is handed to the driver, once, when it is handed over: also one
+//! that fails or is cancelled. A future or stream that is never polled executes nothing and counts
+//! nothing, and so does a query whose arguments cannot be encoded. Of a batch
+//! ([`raw_sql`](sqlx::raw_sql) with several statements) each statement of which the driver reports a
+//! result counts, under the text of the batch. Query time is the time spent waiting for the driver;
+//! between two rows of a stream only while the next one is waited for.
+//!
+//! `BEGIN`, `COMMIT`, `ROLLBACK` and savepoints made with `begin`, `commit` and `rollback` are
+//! no queries: the first counts as a transaction, the time of all as query time. Neither is
+//! `prepare`, nor what the pool does to connect or to test a connection. A rollback by drop waits for
+//! nothing, so it takes no time of the work.
+//!
+//! # What is refused
+//!
+//! A statement past a hard limit is not handed to the driver. Its caller gets a
+//! [`sqlx::Error::Io`] that holds a [`Cut`](crate::Cut), and the unit of work ends.
+//!
+//! # What is not here
+//!
+//! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not
+//! metered. For what needs sqlx's own types (migrations, `LISTEN`, `COPY`) there is
+//! [`Pool::unmetered`] and [`Connection::unmetered`].
+
+mod connection;
+mod executor;
+mod pool;
+mod request;
+mod stream;
+mod transaction;
+
+pub use connection::{Connection, PoolConnection};
+pub use pool::Pool;
+pub use transaction::Transaction;
+
+use crate::error::Cut;
+use crate::meter::Refused;
+
+/// Tells the caller of the driver that its statement was not sent.
+fn refuse(cut: Cut) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(cut))
+}
+
+impl From<Refused> for Cut {
+    fn from(Refused(violation): Refused) -> Self {
+        Self::new(violation)
+    }
+}

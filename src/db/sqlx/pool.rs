@@ -1,0 +1,141 @@
+//! The instrumented pool.
+
+use std::fmt;
+
+use sqlx::{Database, SqlSafeStr};
+
+use super::connection::PoolConnection;
+use super::transaction::Transaction;
+use crate::db::ConnectionWait;
+use crate::report::unmeasured::statements_are_metered;
+
+/// A pool whose statements are counted.
+///
+/// Made from a [`sqlx::Pool`]; a handle like that one, cheap to clone. See the [module docs](super).
+pub struct Pool<DB: Database> {
+    inner: sqlx::Pool<DB>,
+}
+
+impl<DB: Database> Pool<DB> {
+    /// sqlx's own pool.
+    ///
+    /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's own
+    /// type (migrations, `LISTEN`) and for its settings and figures (`size`, `options`).
+    #[must_use]
+    pub fn unmetered(&self) -> &sqlx::Pool<DB> {
+        &self.inner
+    }
+
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the pool.
+    pub fn acquire(&self) -> impl Future<Output = sqlx::Result<PoolConnection<DB>>> + 'static {
+        let acquire = self.inner.acquire();
+        async move {
+            let _wait = ConnectionWait::start();
+            acquire.await.map(PoolConnection::new)
+        }
+    }
+
+    /// Takes a connection if one is idle.
+    #[must_use]
+    pub fn try_acquire(&self) -> Option<PoolConnection<DB>> {
+        self.inner.try_acquire().map(PoolConnection::new)
+    }
+
+    /// Waits for a connection and begins a transaction on it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the pool or of the driver, or an [`sqlx::Error::Io`] past a hard limit.
+    pub async fn begin(&self) -> sqlx::Result<Transaction<'static, DB>> {
+        Transaction::begin_pooled(self.acquire().await?, None).await
+    }
+
+    /// Begins a transaction if a connection is idle.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn try_begin(&self) -> sqlx::Result<Option<Transaction<'static, DB>>> {
+        match self.try_acquire() {
+            Some(connection) => Transaction::begin_pooled(connection, None).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits for a connection and begins a transaction by this statement instead of `BEGIN`.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn begin_with(
+        &self,
+        statement: impl SqlSafeStr,
+    ) -> sqlx::Result<Transaction<'static, DB>> {
+        let statement = statement.into_sql_str();
+        Transaction::begin_pooled(self.acquire().await?, Some(statement)).await
+    }
+
+    /// Begins a transaction by this statement if a connection is idle.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn try_begin_with(
+        &self,
+        statement: impl SqlSafeStr,
+    ) -> sqlx::Result<Option<Transaction<'static, DB>>> {
+        let statement = statement.into_sql_str();
+        match self.try_acquire() {
+            Some(connection) => {
+                Transaction::begin_pooled(connection, Some(statement)).await.map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Closes the pool: waits for its connections to come back, and closes them.
+    pub async fn close(&self) {
+        self.inner.close().await;
+    }
+
+    /// Whether the pool has been closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    /// How many connections there are, idle ones included.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.inner.size()
+    }
+
+    /// How many connections are idle.
+    #[must_use]
+    pub fn num_idle(&self) -> usize {
+        self.inner.num_idle()
+    }
+}
+
+impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB> {
+    fn from(inner: sqlx::Pool<DB>) -> Self {
+        statements_are_metered();
+        Self { inner }
+    }
+}
+
+impl<DB: Database> Clone for Pool<DB> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<DB: Database> fmt::Debug for Pool<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pool").field(&self.inner).finish()
+    }
+}

@@ -1,0 +1,124 @@
+//! The results of a statement, counted as they arrive.
+
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_core::stream::BoxStream;
+use sqlx::{Database, Either, Executor};
+
+use super::request::Request;
+use crate::db::Query;
+
+pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
+
+/// The results of one request; nothing is executed, and nothing counted, before the first poll.
+pub(super) struct Results<'e, DB: Database> {
+    state: State<'e, DB>,
+    /// Whether rows go to the caller, or are thrown away by the executor's `execute`.
+    hands_out_rows: bool,
+}
+
+enum State<'e, DB: Database> {
+    New {
+        connection: &'e mut DB::Connection,
+        request: Request<DB>,
+    },
+    /// No query where the driver will send nothing.
+    Running {
+        results: BoxStream<'e, sqlx::Result<Step<DB>>>,
+        query: Option<Query>,
+        batch: Batch,
+    },
+    Done,
+}
+
+/// Where in a batch of statements the results are.
+struct Batch {
+    is_possible: bool,
+    /// The statement whose results come next has been counted.
+    is_counted: bool,
+}
+
+impl<'e, DB> Results<'e, DB>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    pub(super) fn new(
+        connection: &'e mut DB::Connection,
+        request: Request<DB>,
+        hands_out_rows: bool,
+    ) -> Self {
+        Self { state: State::New { connection, request }, hands_out_rows }
+    }
+
+    fn start(&mut self) -> sqlx::Result<()> {
+        match mem::replace(&mut self.state, State::Done) {
+            State::New { connection, request } => {
+                let query = request.start()?;
+                let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
+                let results = connection.fetch_many(request);
+                self.state = State::Running { results, query, batch };
+            }
+            started => self.state = started,
+        }
+        Ok(())
+    }
+}
+
+impl<DB> Stream for Results<'_, DB>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    type Item = sqlx::Result<Step<DB>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if matches!(self.state, State::New { .. })
+            && let Err(refused) = self.start()
+        {
+            return Poll::Ready(Some(Err(refused)));
+        }
+        let hands_out_rows = self.hands_out_rows;
+        let State::Running { results, query, batch } = &mut self.state else {
+            return Poll::Ready(None);
+        };
+        let polled = results.as_mut().poll_next(cx);
+        if let Some(query) = query {
+            match &polled {
+                // The clock is read only where there is a wait: a row that is there costs nothing.
+                Poll::Pending => query.resume(),
+                Poll::Ready(_) => query.pause(),
+            }
+            if let Poll::Ready(Some(step)) = &polled {
+                batch.arrived(step, query);
+                if hands_out_rows && matches!(step, Ok(Either::Right(_))) {
+                    query.add_rows(1);
+                }
+            }
+        }
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.state = State::Done;
+        }
+        polled
+    }
+}
+
+impl Batch {
+    /// Counts the statement that this is a result of, unless it has been counted.
+    fn arrived<L, R>(&mut self, step: &sqlx::Result<Either<L, R>>, query: &mut Query) {
+        if !self.is_possible {
+            return;
+        }
+        if !self.is_counted {
+            query.count_next_of_batch();
+        }
+        // The summary is the last result of a statement.
+        self.is_counted = !matches!(step, Ok(Either::Left(_)));
+    }
+}
+
+// Nothing is pinned in it: what runs is boxed.
+impl<DB: Database> Unpin for Results<'_, DB> {}

@@ -1,0 +1,108 @@
+//! Instrumented transactions.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use sqlx::{Database, SqlStr};
+use sqlx_core::transaction::TransactionManager;
+
+use super::connection::{Connection, PoolConnection};
+use super::refuse;
+use crate::db::TransactionWait;
+
+/// A transaction, or a savepoint inside one; rolled back when dropped before its end.
+///
+/// Statements run on `&mut *tx`; [`tx.begin()`](Connection::begin) makes a savepoint.
+pub struct Transaction<'c, DB: Database> {
+    connection: Held<'c, DB>,
+    is_open: bool,
+}
+
+enum Held<'c, DB: Database> {
+    Pooled(PoolConnection<DB>),
+    Borrowed(&'c mut Connection<DB>),
+}
+
+impl<'c, DB: Database> Transaction<'c, DB> {
+    pub(super) async fn begin(
+        connection: &'c mut Connection<DB>,
+        statement: Option<SqlStr>,
+    ) -> sqlx::Result<Self> {
+        Self::begin_on(Held::Borrowed(connection), statement).await
+    }
+
+    async fn begin_on(connection: Held<'c, DB>, statement: Option<SqlStr>) -> sqlx::Result<Self> {
+        let _wait = TransactionWait::begin().map_err(|refused| refuse(refused.into()))?;
+        // Open from here on: a `BEGIN` that fails or is cancelled may have reached the server.
+        let mut transaction = Self { connection, is_open: true };
+        DB::TransactionManager::begin(transaction.unmetered(), statement).await?;
+        Ok(transaction)
+    }
+
+    /// Makes the changes last.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the driver.
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        let _wait = TransactionWait::end();
+        DB::TransactionManager::commit(self.unmetered()).await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Undoes the changes, and waits until that is done.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the driver.
+    pub async fn rollback(mut self) -> sqlx::Result<()> {
+        let _wait = TransactionWait::end();
+        DB::TransactionManager::rollback(self.unmetered()).await?;
+        self.is_open = false;
+        Ok(())
+    }
+}
+
+impl<DB: Database> Transaction<'static, DB> {
+    pub(super) async fn begin_pooled(
+        connection: PoolConnection<DB>,
+        statement: Option<SqlStr>,
+    ) -> sqlx::Result<Self> {
+        Self::begin_on(Held::Pooled(connection), statement).await
+    }
+}
+
+impl<DB: Database> Drop for Transaction<'_, DB> {
+    fn drop(&mut self) {
+        if self.is_open {
+            DB::TransactionManager::start_rollback(self.unmetered());
+        }
+    }
+}
+
+impl<DB: Database> Deref for Transaction<'_, DB> {
+    type Target = Connection<DB>;
+
+    fn deref(&self) -> &Connection<DB> {
+        match &self.connection {
+            Held::Pooled(connection) => connection,
+            Held::Borrowed(connection) => connection,
+        }
+    }
+}
+
+impl<DB: Database> DerefMut for Transaction<'_, DB> {
+    fn deref_mut(&mut self) -> &mut Connection<DB> {
+        match &mut self.connection {
+            Held::Pooled(connection) => connection,
+            Held::Borrowed(connection) => connection,
+        }
+    }
+}
+
+impl<DB: Database> fmt::Debug for Transaction<'_, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("is_open", &self.is_open).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,66 @@
+//! Waits that are not statements: for a connection, and for a transaction to begin or to end.
+
+use std::sync::Arc;
+
+use crate::meter::{Meter, Refused, Suspect};
+use crate::resource::Resource;
+use crate::scope;
+use crate::time::{Instant, nanos};
+
+/// A wait for a connection, until dropped.
+pub(crate) struct ConnectionWait(Wait);
+
+impl ConnectionWait {
+    pub(crate) fn start() -> Self {
+        Self(Wait::start(scope::current()))
+    }
+}
+
+impl Drop for ConnectionWait {
+    fn drop(&mut self) {
+        let time = nanos(self.0.since.elapsed());
+        let charge = |meter: &Meter| meter.add(Resource::ConnectionWait, time, Suspect::Nobody);
+        self.0.chain().for_each(charge);
+    }
+}
+
+/// A wait for `BEGIN`, `COMMIT`, `ROLLBACK` or a savepoint, until dropped.
+pub(crate) struct TransactionWait(Wait);
+
+impl TransactionWait {
+    /// Counts a transaction that is about to begin, or a savepoint.
+    pub(crate) fn begin() -> Result<Self, Refused> {
+        let wait = Wait::start(scope::current());
+        let resource = Resource::Transactions;
+        wait.chain().try_for_each(|meter| meter.admit(resource, Suspect::Nobody))?;
+        wait.chain().for_each(|meter| meter.add(resource, 1, Suspect::Nobody));
+        Ok(Self(wait))
+    }
+
+    /// Waits for a transaction, counted before, to end.
+    pub(crate) fn end() -> Self {
+        Self(Wait::start(scope::current()))
+    }
+}
+
+impl Drop for TransactionWait {
+    fn drop(&mut self) {
+        let time = self.0.since.elapsed();
+        self.0.chain().for_each(|meter| meter.add_statement_time(None, time));
+    }
+}
+
+struct Wait {
+    meter: Option<Arc<Meter>>,
+    since: Instant,
+}
+
+impl Wait {
+    fn start(meter: Option<Arc<Meter>>) -> Self {
+        Self { meter, since: Instant::now() }
+    }
+
+    fn chain(&self) -> impl Iterator<Item = &Meter> {
+        self.meter.iter().flat_map(|meter| meter.chain())
+    }
+}

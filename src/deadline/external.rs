@@ -1,0 +1,132 @@
+//! Calls to external systems: counted, timed, and never without an end.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::Timer;
+use crate::error::Cut;
+use crate::meter::table::Key;
+use crate::meter::{Meter, Refused, Suspect};
+use crate::resource::Resource;
+use crate::scope;
+use crate::time::{Instant, nanos};
+use crate::violation::Severity;
+
+pin_project! {
+    /// The future of [`external`](crate::ExternalExt::external).
+    pub struct External<F> {
+        #[pin]
+        future: Option<F>,
+        name: Cow<'static, str>,
+        call: Option<Call>,
+        #[pin]
+        timer: Timer,
+    }
+}
+
+impl<F> External<F> {
+    pub(crate) fn new(future: F, name: Cow<'static, str>) -> Self {
+        Self { future: Some(future), name, call: None, timer: Timer::new(None) }
+    }
+}
+
+impl<F: Future> Future for External<F> {
+    type Output = Result<F::Output, Cut>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if this.call.is_none() {
+            match Call::begin(this.name) {
+                Ok(call) => {
+                    this.timer.set(Timer::new(call.deadline()));
+                    *this.call = Some(call);
+                }
+                Err(Refused(violation)) => {
+                    this.future.set(None);
+                    return Poll::Ready(Err(Cut::new(violation)));
+                }
+            }
+        }
+        let call = this.call.as_mut().expect("begun above");
+        let future = this.future.as_mut().as_pin_mut();
+        let output = match future.expect("not polled again after it was done").poll(cx) {
+            Poll::Ready(output) => Ok(output),
+            Poll::Pending if this.timer.poll_elapsed(cx) => Err(()),
+            Poll::Pending => return Poll::Pending,
+        };
+        this.future.set(None);
+        Poll::Ready(output.map_err(|()| call.cut()).inspect(|_| call.end()))
+    }
+}
+
+impl<F> fmt::Debug for External<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("External").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One call under way; charged with its time when it ends, in whichever way.
+struct Call {
+    /// The work that makes the call, until the call has ended.
+    meter: Option<Arc<Meter>>,
+    key: Key,
+    started: Instant,
+    timeout: Option<Duration>,
+}
+
+impl Call {
+    fn begin(name: &str) -> Result<Self, Refused> {
+        let meter = scope::current();
+        let key = Key::of(name);
+        let chain = || meter.iter().flat_map(|meter| meter.chain());
+        chain().try_for_each(|m| m.admit(Resource::ExternalCalls, Suspect::External(key)))?;
+        chain().for_each(|meter| meter.count_external(key, name));
+        let timeout = meter.as_ref().and_then(|meter| {
+            let timeout = meter.external_timeout()?;
+            Some(meter.remaining_time().map_or(timeout, |left| left.min(timeout)))
+        });
+        Ok(Self { key, started: Instant::now(), timeout, meter })
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.started.checked_add(self.timeout?)
+    }
+
+    fn end(&mut self) {
+        let Some(meter) = self.meter.take() else { return };
+        let time = self.started.elapsed();
+        for meter in meter.chain() {
+            meter.add_external_time(self.key, time);
+            meter.raise(Resource::ExternalTimeout, nanos(time), Suspect::External(self.key));
+        }
+    }
+
+    /// Ends the call because its time is up.
+    fn cut(&mut self) -> Cut {
+        let meter = self.meter.clone();
+        let time = nanos(self.started.elapsed());
+        self.end();
+        let meter = meter.expect("only a unit of work limits a call");
+        let limit = self.timeout.map_or(0, nanos);
+        let suspect = Suspect::External(self.key);
+        let resource = Resource::ExternalTimeout;
+        let limiting = meter.chain().filter(|meter| meter.limits().hard_time(resource).is_some());
+        for meter in limiting {
+            // Crossed even where less than the limit was left of the whole time.
+            meter.cross_hard(resource, time, limit, suspect);
+        }
+        Cut::new(meter.violation(resource, Severity::Hard, time, limit, suspect))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,191 @@
+//! The body of a response: the request from its headers to its end.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::error::BodyError;
+use crate::deadline::Timer;
+use crate::error::Cut;
+use crate::meter::Suspect;
+use crate::report::Outcome;
+use crate::resource::Resource;
+use crate::scope::Work;
+use crate::violation::Violation;
+
+pin_project! {
+    /// The response body of [`BudgetService`](super::BudgetService): the request ends with it.
+    ///
+    /// The end is reported once, at the first of: the last frame, trailers, an error, a cut, the drop
+    /// of the body.
+    pub struct ResponseBody<B> {
+        // `None` once it has ended: its destructors run inside the scope as well.
+        #[pin]
+        inner: Option<B>,
+        // The payload of an answer of our own, for work that is over already.
+        rejection: Option<Bytes>,
+        work: Option<Work>,
+        #[pin]
+        timer: Timer,
+        sent: u64,
+        complete: Complete,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let outcome = this.complete.outcome_of_drop(*this.sent);
+            end(this.inner, this.work, outcome);
+        }
+    }
+}
+
+/// What is known beforehand about the end of a body.
+#[derive(Debug, Clone, Copy)]
+struct Complete {
+    /// How the work ended if the body is complete.
+    outcome: Outcome,
+    /// How long the body is; a server that has sent as much may drop it without asking for more.
+    length: Option<u64>,
+}
+
+impl Complete {
+    fn outcome_of_drop(self, sent: u64) -> Outcome {
+        if self.length == Some(sent) { self.outcome } else { Outcome::Cancelled }
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(super) fn new(body: B, work: Work, status: StatusCode, is_head: bool) -> Self {
+        let outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
+        // The server drops the body of an answer that by definition has none.
+        let is_bodiless = is_head
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let is_empty = is_bodiless || body.is_end_stream();
+        let length = if is_empty { Some(0) } else { body.size_hint().exact() };
+        Self {
+            inner: Some(body),
+            rejection: None,
+            timer: Timer::new(work.deadline()),
+            work: Some(work),
+            sent: 0,
+            complete: Complete { outcome, length },
+        }
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn rejected(payload: Bytes) -> Self {
+        Self {
+            inner: None,
+            rejection: Some(payload).filter(|payload| !payload.is_empty()),
+            timer: Timer::new(None),
+            work: None,
+            sent: 0,
+            complete: Complete { outcome: Outcome::Cut, length: None },
+        }
+    }
+}
+
+/// Drops the body, then reports the end, unless both were done before.
+fn end<B>(mut inner: Pin<&mut Option<B>>, work: &mut Option<Work>, outcome: Outcome) {
+    if let Some(mut work) = work.take() {
+        work.run(|| inner.set(None));
+        work.finish(outcome);
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data: From<Bytes>>,
+{
+    type Data = B::Data;
+    type Error = BodyError<B::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
+        let mut this = self.project();
+        if let Some(payload) = this.rejection.take() {
+            return Poll::Ready(Some(Ok(Frame::data(payload.into()))));
+        }
+        let Some(work) = this.work else { return Poll::Ready(None) };
+        let (polled, is_end) = work.run(|| {
+            let mut inner = this.inner.as_mut().as_pin_mut().expect("there as long as the work is");
+            (inner.as_mut().poll_frame(cx), inner.is_end_stream())
+        });
+        let cut_by = |work: &Work| match work.cut(false) {
+            None if this.timer.is_elapsed() => Some(work.time_is_up()),
+            cut => cut,
+        };
+        let violation = match polled {
+            Poll::Ready(None) => {
+                end(this.inner, this.work, this.complete.outcome);
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                end(this.inner, this.work, Outcome::Error);
+                return Poll::Ready(Some(Err(BodyError::Inner(error))));
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                *this.sent = this.sent.saturating_add(length);
+                add_sent(work, length);
+                let is_end = is_end || frame.is_trailers();
+                // A frame that completes the answer is never thrown away; the next of an endless
+                // stream would never meet the clock otherwise.
+                let cut = if is_end { None } else { cut_by(work) };
+                match cut {
+                    Some(violation) => violation,
+                    None => {
+                        if is_end {
+                            end(this.inner, this.work, this.complete.outcome);
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                }
+            }
+            Poll::Pending => match work.cut(false) {
+                Some(violation) => violation,
+                None if this.timer.as_mut().poll_elapsed(cx) => work.time_is_up(),
+                None => return Poll::Pending,
+            },
+        };
+        end(this.inner, this.work, Outcome::Cut);
+        Poll::Ready(Some(Err(cut(violation))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rejection.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.rejection, &self.inner) {
+            (Some(payload), _) => SizeHint::with_exact(payload.len() as u64),
+            (None, Some(inner)) => inner.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+fn add_sent(work: &Work, bytes: u64) {
+    let chain = work.meter().into_iter().flat_map(|meter| meter.chain());
+    chain.for_each(|meter| meter.add(Resource::ResponseBytes, bytes, Suspect::Nobody));
+}
+
+fn cut<E>(violation: Violation) -> BodyError<E> {
+    BodyError::Cut(Cut::new(violation))
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("sent", &self.sent).finish_non_exhaustive()
+    }
+}

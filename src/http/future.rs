@@ -1,0 +1,116 @@
+//! The future of a response: the request up to its headers.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::body::ResponseBody;
+use super::reject::{Reject, unavailable};
+use crate::deadline::Timer;
+use crate::report::Outcome;
+use crate::scope::Work;
+
+pin_project! {
+    /// The response future of [`BudgetService`](super::BudgetService).
+    pub struct ResponseFuture<F> {
+        // `None` once it is done: its destructors run inside the scope as well.
+        #[pin]
+        future: Option<F>,
+        // Handed on to the body.
+        work: Option<Work>,
+        #[pin]
+        timer: Timer,
+        reject: Option<Arc<dyn Reject>>,
+        is_head: bool,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(work) = this.work {
+                work.run(|| this.future.set(None));
+            }
+        }
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(
+        future: F,
+        work: Work,
+        reject: Option<Arc<dyn Reject>>,
+        is_head: bool,
+    ) -> Self {
+        let timer = Timer::new(work.deadline());
+        Self { future: Some(future), work: Some(work), timer, reject, is_head }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let work = this.work.as_mut().expect("not polled again after it was done");
+        let polled = work.run(|| {
+            let future = this.future.as_mut().as_pin_mut();
+            let polled = future.expect("there as long as the work is").poll(cx);
+            if polled.is_ready() {
+                this.future.set(None);
+            }
+            polled
+        });
+        let violation = match (work.cut(polled.is_ready()), polled) {
+            (None, Poll::Ready(answer)) => {
+                let work = this.work.take().expect("taken only here");
+                return Poll::Ready(answered(answer, work, *this.is_head));
+            }
+            (Some(violation), answer) => {
+                // An answer made without what was refused; its body belongs to the work.
+                work.run(|| drop(answer));
+                violation
+            }
+            (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
+                true => work.time_is_up(),
+                false => return Poll::Pending,
+            },
+        };
+        work.run(|| this.future.set(None));
+        work.finish(Outcome::Cut);
+        *this.work = None;
+        let answer = this.reject.as_ref().map_or_else(unavailable, |own| own.reject(&violation));
+        Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
+    }
+}
+
+fn answered<B: Body, E>(
+    answer: Result<Response<B>, E>,
+    mut work: Work,
+    is_head: bool,
+) -> Result<Response<ResponseBody<B>>, E> {
+    match answer {
+        Ok(response) => {
+            let status = response.status();
+            Ok(response.map(|body| ResponseBody::new(body, work, status, is_head)))
+        }
+        Err(error) => {
+            work.finish(Outcome::Error);
+            Err(error)
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

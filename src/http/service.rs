@@ -1,0 +1,72 @@
+//! The service.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::future::ResponseFuture;
+use super::layer::Hooks;
+use super::policy::{ByRoute, Naming, Policy};
+use crate::scope::Work;
+
+/// Puts every request of the inner service under a budget.
+///
+/// Made by [`BudgetLayer`](super::BudgetLayer). See the [module docs](crate::http).
+#[derive(Debug, Clone)]
+pub struct BudgetService<S, P, N = ByRoute> {
+    inner: S,
+    policy: P,
+    naming: N,
+    hooks: Hooks,
+}
+
+impl<S, P, N> BudgetService<S, P, N> {
+    pub(super) fn new(inner: S, policy: P, naming: N, hooks: Hooks) -> Self {
+        Self { inner, policy, naming, hooks }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Takes the inner service out.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, P, N, ReqBody, ResBody> Service<Request<ReqBody>> for BudgetService<S, P, N>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    P: Policy<ReqBody>,
+    N: Naming<ReqBody>,
+    ResBody: Body<Data: From<Bytes>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let budget = self.policy.budget(&request);
+        let name = self.naming.name(&request);
+        let is_head = request.method() == Method::HEAD;
+        let mut work = Work::start(name, budget, self.hooks.reporter.clone());
+        let future = work.run(|| self.inner.call(request));
+        ResponseFuture::new(future, work, self.hooks.reject.clone(), is_head)
+    }
+}

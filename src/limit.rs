@@ -1,0 +1,113 @@
+//! Soft and hard limits.
+
+use std::time::Duration;
+
+/// How far a resource may be used: softly, which reports, or hard, which cuts the work as well.
+///
+/// A bare value is accepted wherever a limit is: it takes the kind that the resource has by default,
+/// soft for all but `total_time` and `external_timeout`.
+/// Use is over a limit when it is *more* than the limit, so a limit of zero allows nothing.
+///
+/// # Examples
+///
+/// ```
+/// use request_budget::{Budget, Limit};
+///
+/// let budget = Budget::new()
+///     .rows(1_000)
+///     .queries(Limit::soft(20).and_hard(200))
+///     .memory(Limit::hard(64 << 20));
+/// assert_eq!(budget.limit(request_budget::Resource::Memory).map(|limit| limit.is_hard()), Some(true));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit<T>(Kind<T>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind<T> {
+    /// Soft or hard, as is usual for the resource.
+    Bare(T),
+    Soft(T),
+    Hard(T),
+    Both {
+        soft: T,
+        hard: T,
+    },
+}
+
+impl<T: Copy> Limit<T> {
+    /// A limit that reports when it is crossed.
+    pub const fn soft(value: T) -> Self {
+        Self(Kind::Soft(value))
+    }
+
+    /// A limit that reports and cuts the work when it is crossed.
+    pub const fn hard(value: T) -> Self {
+        Self(Kind::Hard(value))
+    }
+
+    /// Adds a hard limit, or replaces the one that is there.
+    #[must_use]
+    pub const fn and_hard(self, hard: T) -> Self {
+        match self.0 {
+            Kind::Bare(soft) | Kind::Soft(soft) | Kind::Both { soft, .. } => {
+                Self(Kind::Both { soft, hard })
+            }
+            Kind::Hard(_) => Self(Kind::Hard(hard)),
+        }
+    }
+
+    /// Whether crossing it can cut the work.
+    ///
+    /// `false` for a bare value that no budget has taken yet.
+    pub const fn is_hard(&self) -> bool {
+        matches!(self.0, Kind::Hard(_) | Kind::Both { .. })
+    }
+
+    /// The value whose crossing reports and goes on.
+    pub const fn soft_value(&self) -> Option<T> {
+        match self.0 {
+            Kind::Bare(soft) | Kind::Soft(soft) | Kind::Both { soft, .. } => Some(soft),
+            Kind::Hard(_) => None,
+        }
+    }
+
+    /// The value whose crossing cuts.
+    pub const fn hard_value(&self) -> Option<T> {
+        match self.0 {
+            Kind::Hard(hard) | Kind::Both { hard, .. } => Some(hard),
+            Kind::Bare(_) | Kind::Soft(_) => None,
+        }
+    }
+
+    /// Settles a bare value.
+    pub(crate) fn resolve(self, hard_by_default: bool) -> Self {
+        match self.0 {
+            Kind::Bare(value) if hard_by_default => Self(Kind::Hard(value)),
+            Kind::Bare(value) => Self(Kind::Soft(value)),
+            _ => self,
+        }
+    }
+
+    /// The limit with these values, if there is any.
+    pub(crate) fn from_values(soft: Option<T>, hard: Option<T>) -> Option<Self> {
+        match (soft, hard) {
+            (Some(soft), Some(hard)) => Some(Self(Kind::Both { soft, hard })),
+            (Some(soft), None) => Some(Self(Kind::Soft(soft))),
+            (None, Some(hard)) => Some(Self(Kind::Hard(hard))),
+            (None, None) => None,
+        }
+    }
+}
+
+// One integer type only: with a second one `queries(20)` would no longer infer.
+impl From<u64> for Limit<u64> {
+    fn from(value: u64) -> Self {
+        Self(Kind::Bare(value))
+    }
+}
+
+impl From<Duration> for Limit<Duration> {
+    fn from(value: Duration) -> Self {
+        Self(Kind::Bare(value))
+    }
+}

@@ -1,0 +1,36 @@
+//! What the scope needs of the counting allocator, with or without the `alloc` feature.
+
+#[cfg(feature = "alloc")]
+pub(crate) use crate::alloc::counters::{
+    Delta, Sample, is_installed as is_measured, resume, since, start,
+};
+
+#[cfg(not(feature = "alloc"))]
+mod absent {
+    #[derive(Debug, Clone, Copy, Default)]
+    pub(crate) struct Sample;
+
+    #[derive(Debug, Clone, Copy, Default)]
+    pub(crate) struct Delta {
+        pub(crate) allocated: u64,
+        pub(crate) net: i64,
+        pub(crate) peak: u64,
+    }
+
+    pub(crate) fn start() -> (Sample, i64) {
+        (Sample, 0)
+    }
+
+    pub(crate) fn since(_: Sample) -> Delta {
+        Delta::default()
+    }
+
+    pub(crate) fn resume(_: i64) {}
+
+    pub(crate) fn is_measured() -> bool {
+        false
+    }
+}
+
+#[cfg(not(feature = "alloc"))]
+pub(crate) use absent::*;

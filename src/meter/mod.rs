@@ -1,0 +1,384 @@
+//! What one unit of work has used, and the first crossing of each of its limits.
+
+pub(crate) mod table;
+
+use std::iter;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::budget::{Budget, Limits};
+use crate::memory::{self, Delta};
+use crate::report::{self, Name, Reporter};
+use crate::resource::Resource;
+use crate::time::{Instant, nanos};
+use crate::usage::Usage;
+use crate::violation::{Cause, Severity, Violation};
+use table::{Entry, Key, Table};
+
+/// The account of one unit of work.
+///
+/// Shared by the threads on which the work runs; nothing is published through the numbers, so all of
+/// them are `Relaxed`.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    budget: Budget,
+    name: Name,
+    reporter: Option<Arc<dyn Reporter>>,
+    /// Where events go that come up outside every span.
+    span: Span,
+    started: Instant,
+    /// The unit of work inside which this one runs; settled when it is first entered.
+    parent: OnceLock<Option<Arc<Self>>>,
+    used: [AtomicU64; Resource::COUNT],
+    /// Live bytes. `Memory` in `used` is their peak.
+    live: AtomicU64,
+    busy: AtomicU64,
+    unmetered: AtomicU64,
+    statements: Table,
+    externals: Table,
+    /// One bit a resource and severity: already reported.
+    crossed: AtomicU64,
+    cut: OnceLock<Box<Violation>>,
+    refused: AtomicBool,
+}
+
+/// What to name as the cause should a charge cross a limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Suspect {
+    Nobody,
+    Statement(Key),
+    /// The statement that ran most often.
+    TopStatement,
+    External(Key),
+}
+
+/// The work may not go on: a hard limit would be crossed, or was.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) Violation);
+
+impl Meter {
+    pub(crate) fn new(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
+        Self {
+            budget,
+            name,
+            reporter,
+            span: Span::current(),
+            started: Instant::now(),
+            parent: OnceLock::new(),
+            used: [const { AtomicU64::new(0) }; Resource::COUNT],
+            live: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            unmetered: AtomicU64::new(0),
+            statements: Table::default(),
+            externals: Table::default(),
+            crossed: AtomicU64::new(0),
+            cut: OnceLock::new(),
+            refused: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    pub(crate) fn reporter(&self) -> Option<&dyn Reporter> {
+        self.reporter.as_deref()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        self.budget.limits()
+    }
+
+    pub(crate) fn statements(&self) -> &Table {
+        &self.statements
+    }
+
+    pub(crate) fn externals(&self) -> &Table {
+        &self.externals
+    }
+
+    /// Settles inside which work this one runs. Only the first call counts.
+    pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
+        self.parent.get_or_init(|| parent);
+    }
+
+    /// This account and all that it is charged to as well, from the inside out.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &Self> {
+        iter::successors(Some(self), |meter| meter.parent.get()?.as_deref())
+    }
+
+    /// When the time of this work alone is up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        // A limit so long that the clock cannot show it is no limit.
+        self.started.checked_add(self.limits().hard_time(Resource::TotalTime)?)
+    }
+
+    /// What is left of the time of the work, and of all that it runs inside.
+    pub(crate) fn remaining_time(&self) -> Option<Duration> {
+        let deadline = self.chain().filter_map(Self::deadline).min()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// How long a call to an external system may take here, the time left not yet considered.
+    pub(crate) fn external_timeout(&self) -> Option<Duration> {
+        self.chain().filter_map(|meter| meter.limits().hard_time(Resource::ExternalTimeout)).min()
+    }
+
+    /// Ends the work because its time is up; returns the violation.
+    pub(crate) fn time_is_up(&self) -> Violation {
+        let observed = nanos(self.started.elapsed());
+        let limit = self.limits().hard(Resource::TotalTime);
+        self.cross_hard(Resource::TotalTime, observed, limit, Suspect::Nobody);
+        self.violation(Resource::TotalTime, Severity::Hard, observed, limit, Suspect::Nobody)
+    }
+
+    /// The crossing of a hard limit that ends the work.
+    pub(crate) fn cut(&self) -> Option<&Violation> {
+        self.cut.get().map(|violation| &**violation)
+    }
+
+    /// Whether something was refused, so that an answer made without it is not to be used.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Asks whether one more execution of this statement is allowed, before it is counted or sent.
+    pub(crate) fn admit_statement(&self, key: Key) -> Result<(), Refused> {
+        self.admit(Resource::Queries, Suspect::TopStatement)?;
+        // Looked up only where it can matter.
+        if self.limits().hard_limits(Resource::RepeatedQueries) {
+            let executions = self.statements.find(key).map_or(0, Entry::count);
+            self.admit_after(Resource::RepeatedQueries, executions, Suspect::Statement(key))?;
+        }
+        Ok(())
+    }
+
+    /// Asks whether one more of a resource is allowed, before it is counted or done.
+    pub(crate) fn admit(&self, resource: Resource, suspect: Suspect) -> Result<(), Refused> {
+        self.admit_after(resource, self.used(resource), suspect)
+    }
+
+    fn admit_after(
+        &self,
+        resource: Resource,
+        before: u64,
+        suspect: Suspect,
+    ) -> Result<(), Refused> {
+        let next = before.saturating_add(1);
+        if next > self.limits().hard(resource) {
+            self.cross(resource, next, suspect);
+        }
+        let Some(violation) = self.cut() else { return Ok(()) };
+        self.refused.store(true, Relaxed);
+        Err(Refused(violation.clone()))
+    }
+
+    /// Counts one execution of a statement.
+    pub(crate) fn count_statement(&self, key: Key, text: &str) {
+        let repeated = self.statements.count(key, text);
+        self.add(Resource::Queries, 1, Suspect::TopStatement);
+        self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    }
+
+    /// Counts one call to an external system.
+    pub(crate) fn count_external(&self, key: Key, name: &str) {
+        self.externals.count(key, name);
+        self.add(Resource::ExternalCalls, 1, Suspect::External(key));
+    }
+
+    /// Charges the wait for one statement, of which this is a part, or all.
+    pub(crate) fn add_statement_time(&self, key: Option<Key>, time: Duration) {
+        if let Some(key) = key {
+            self.statements.add_time(key, nanos(time));
+        }
+        let suspect = key.map_or(Suspect::Nobody, Suspect::Statement);
+        self.add(Resource::QueryTime, nanos(time), suspect);
+        if key.is_some() {
+            self.raise(Resource::SlowQuery, nanos(time), suspect);
+        }
+    }
+
+    pub(crate) fn add_external_time(&self, key: Key, time: Duration) {
+        self.externals.add_time(key, nanos(time));
+        self.add(Resource::ExternalTime, nanos(time), Suspect::External(key));
+    }
+
+    /// Charges what was allocated and freed over a stretch.
+    pub(crate) fn add_memory(&self, delta: Delta) {
+        let before = self.live.load(Relaxed);
+        let peak = before.saturating_add(delta.peak);
+        if delta.net != 0 {
+            // Not a plain addition: live bytes stop at zero.
+            let add = |live: u64| Some(live.saturating_add_signed(delta.net));
+            let _ = self.live.fetch_update(Relaxed, Relaxed, add);
+        }
+        if delta.allocated > 0 {
+            self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);
+            self.raise(Resource::Memory, peak, Suspect::Nobody);
+        }
+    }
+
+    pub(crate) fn add_poll(&self, time: Duration) {
+        self.busy.fetch_add(nanos(time), Relaxed);
+        self.raise(Resource::PollTime, nanos(time), Suspect::Nobody);
+    }
+
+    /// Adds to what was used of a resource.
+    pub(crate) fn add(&self, resource: Resource, n: u64, suspect: Suspect) {
+        let before = self.used[resource.index()].fetch_add(n, Relaxed);
+        self.check(resource, before.saturating_add(n), suspect);
+    }
+
+    /// Notes a value of a resource of which the highest counts.
+    pub(crate) fn raise(&self, resource: Resource, value: u64, suspect: Suspect) {
+        self.used[resource.index()].fetch_max(value, Relaxed);
+        self.check(resource, value, suspect);
+    }
+
+    fn check(&self, resource: Resource, observed: u64, suspect: Suspect) {
+        let limits = self.limits();
+        if observed > limits.soft(resource) || observed > limits.hard(resource) {
+            self.cross(resource, observed, suspect);
+        }
+    }
+
+    /// Reports the crossing of the limits that this is more than.
+    #[cold]
+    fn cross(&self, resource: Resource, observed: u64, suspect: Suspect) {
+        let limits = self.limits();
+        match limits.hard(resource) {
+            hard if observed > hard => self.cross_hard(resource, observed, hard, suspect),
+            _ => {
+                self.cross_once(resource, Severity::Soft, observed, limits.soft(resource), suspect)
+            }
+        }
+    }
+
+    /// Reports that a hard limit was reached, which cuts the work.
+    #[cold]
+    pub(crate) fn cross_hard(
+        &self,
+        resource: Resource,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) {
+        self.cross_once(resource, Severity::Hard, observed, limit, suspect);
+    }
+
+    fn cross_once(
+        &self,
+        resource: Resource,
+        severity: Severity,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) {
+        let soft = 1 << resource.index();
+        let hard = soft << Resource::COUNT;
+        // A hard crossing says all that the soft one would.
+        let (news, known) = match severity {
+            Severity::Soft => (soft, soft | hard),
+            Severity::Hard => (soft | hard, hard),
+        };
+        if self.crossed.fetch_or(news, Relaxed) & known != 0 {
+            return;
+        }
+        let violation = self.violation(resource, severity, observed, limit, suspect);
+        // A call that takes too long is cut by itself; the work goes on.
+        if severity == Severity::Hard && resource != Resource::ExternalTimeout {
+            drop(self.cut.set(Box::new(violation.clone())));
+        }
+        report::violation(self, &violation);
+    }
+
+    pub(crate) fn violation(
+        &self,
+        resource: Resource,
+        severity: Severity,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) -> Violation {
+        let statement = |entry: &Entry| Cause::Statement {
+            text: entry.text().to_owned(),
+            executions: entry.count(),
+            time: Duration::from_nanos(entry.nanos()),
+        };
+        let cause = match suspect {
+            Suspect::Nobody => None,
+            Suspect::Statement(key) => self.statements.find(key).map(statement),
+            Suspect::TopStatement => self.statements.most().map(statement),
+            Suspect::External(key) => self.externals.find(key).map(|entry| Cause::External {
+                name: entry.text().to_owned(),
+                calls: entry.count(),
+                time: Duration::from_nanos(entry.nanos()),
+            }),
+        };
+        Violation {
+            resource,
+            severity,
+            limit: resource.amount(limit),
+            observed: resource.amount(observed),
+            work: self.name.to_string(),
+            place: Span::current().metadata().map(|span| span.name().to_owned()),
+            cause,
+        }
+    }
+
+    /// The checks that can only be made at the end.
+    pub(crate) fn close(&self) {
+        let total = nanos(self.started.elapsed());
+        self.check(Resource::TotalTime, total, Suspect::Nobody);
+        self.check(Resource::SlowRequest, total, Suspect::Nobody);
+        self.check(Resource::Retained, self.live.load(Relaxed), Suspect::Nobody);
+        report::unmeasured::check(self.limits());
+    }
+
+    /// How many limits were crossed.
+    pub(crate) fn violations(&self) -> u32 {
+        // A hard crossing sets both bits, a soft one the lower.
+        let soft = (1 << Resource::COUNT) - 1;
+        (self.crossed.load(Relaxed) & soft).count_ones()
+    }
+
+    fn used(&self, resource: Resource) -> u64 {
+        self.used[resource.index()].load(Relaxed)
+    }
+
+    /// What has been used, with this much memory not charged yet.
+    pub(crate) fn usage(&self, pending: Delta) -> Usage {
+        let count = |resource| self.used(resource);
+        let time = |resource| Duration::from_nanos(self.used(resource));
+        let polls_are_timed = self.limits().names(Resource::PollTime);
+        let live = self.live.load(Relaxed);
+        let peak = live.saturating_add(pending.peak).max(count(Resource::Memory));
+        let measured = |bytes| memory::is_measured().then_some(bytes);
+        Usage {
+            queries: count(Resource::Queries),
+            repeated_queries: count(Resource::RepeatedQueries),
+            rows: count(Resource::Rows),
+            transactions: count(Resource::Transactions),
+            query_time: time(Resource::QueryTime),
+            slow_query: time(Resource::SlowQuery),
+            connection_wait: time(Resource::ConnectionWait),
+            unmetered: self.unmetered.load(Relaxed),
+            memory: measured(peak),
+            allocated: measured(count(Resource::Allocated).saturating_add(pending.allocated)),
+            retained: measured(live.saturating_add_signed(pending.net)),
+            external_calls: count(Resource::ExternalCalls),
+            external_time: time(Resource::ExternalTime),
+            total_time: self.started.elapsed(),
+            poll_time: polls_are_timed.then(|| time(Resource::PollTime)),
+            busy_time: polls_are_timed.then(|| Duration::from_nanos(self.busy.load(Relaxed))),
+            response_bytes: count(Resource::ResponseBytes),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A lock-free count per statement (or name of an external system), bounded in memory.
+
+use std::hash::BuildHasher;
+use std::iter;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use foldhash::fast::FixedState;
+
+/// Identifies a text within one table; never 0.
+///
+/// 64 bits of a good hash stand for the text: two of a million different statements in one unit of
+/// work would share one with a probability below one in ten million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    pub(crate) fn of(text: &str) -> Self {
+        Self(FixedState::default().hash_one(text).max(1))
+    }
+}
+
+/// How often each text was seen, and how long it took.
+///
+/// Grows by blocks; an entry, once taken, is never moved or freed, so readers need no lock. What does
+/// not fit any more (some hundred to some thousand texts) is not told apart and only counted in `left_out`.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    first: OnceLock<Box<Block>>,
+    kept: AtomicUsize,
+    left_out: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Block {
+    entries: Box<[Entry]>,
+    next: OnceLock<Box<Self>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// 0 while the entry is free.
+    key: AtomicU64,
+    count: AtomicU64,
+    nanos: AtomicU64,
+    text: OnceLock<Box<str>>,
+}
+
+impl Table {
+    const SIZES: [usize; 5] = [8, 32, 128, 512, 1024];
+    /// How many places of a block a key may be in.
+    const PROBES: usize = 8;
+    /// The most bytes of texts that are kept, in all.
+    const MOST_BYTES: usize = 64 << 10;
+    /// The most bytes that are kept of one text.
+    const LONGEST: usize = 2 << 10;
+
+    /// Counts one more of this text; returns how many there are now, or 0 if it is not told apart.
+    pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
+        let Some(entry) = self.entry(key) else {
+            self.left_out.fetch_add(1, Relaxed);
+            return 0;
+        };
+        entry.text.get_or_init(|| self.keep(text));
+        entry.count.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    /// Adds to the time of a text that was counted before.
+    pub(crate) fn add_time(&self, key: Key, nanos: u64) {
+        if let Some(entry) = self.find(key) {
+            entry.nanos.fetch_add(nanos, Relaxed);
+        }
+    }
+
+    pub(crate) fn find(&self, key: Key) -> Option<&Entry> {
+        self.blocks()
+            .find_map(|block| block.probe(key).find(|entry| entry.key.load(Relaxed) == key.0))
+    }
+
+    /// The entry that was counted most often.
+    pub(crate) fn most(&self) -> Option<&Entry> {
+        self.iter().max_by_key(|entry| entry.count())
+    }
+
+    /// Every text that is told apart.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let taken = |entry: &&Entry| entry.count() > 0;
+        self.blocks().flat_map(|block| &*block.entries).filter(taken)
+    }
+
+    /// How often a text was counted that could not be told apart.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out.load(Relaxed)
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        iter::successors(self.first.get(), |block| block.next.get()).map(|block| &**block)
+    }
+
+    /// The entry of this key, taken now if need be.
+    ///
+    /// Every thread looks at the same places in the same order and a place is never given back, so
+    /// no key gets two entries.
+    fn entry(&self, key: Key) -> Option<&Entry> {
+        let mut place = &self.first;
+        for size in Self::SIZES {
+            let block = place.get_or_init(|| Box::new(Block::new(size)));
+            for entry in block.probe(key) {
+                match entry.key.compare_exchange(0, key.0, Relaxed, Relaxed) {
+                    Ok(_) => return Some(entry),
+                    Err(other) if other == key.0 => return Some(entry),
+                    Err(_) => {}
+                }
+            }
+            place = &block.next;
+        }
+        None
+    }
+
+    /// The text to keep: whole, or its beginning, or nothing once too much is kept.
+    fn keep(&self, text: &str) -> Box<str> {
+        let text = &text[..text.floor_char_boundary(Self::LONGEST)];
+        let before = self.kept.fetch_add(text.len(), Relaxed);
+        if before.saturating_add(text.len()) > Self::MOST_BYTES {
+            return Box::default();
+        }
+        text.into()
+    }
+}
+
+impl Block {
+    fn new(size: usize) -> Self {
+        Self {
+            entries: iter::repeat_with(Entry::default).take(size).collect(),
+            next: OnceLock::new(),
+        }
+    }
+
+    fn probe(&self, key: Key) -> impl Iterator<Item = &Entry> {
+        let mask = self.entries.len().wrapping_sub(1) as u64;
+        let places = Table::PROBES.min(self.entries.len()) as u64;
+        (0..places).map(move |step| {
+            // Truncation is harmless: the mask is smaller than any `usize`.
+            &self.entries[(key.0.wrapping_add(step) & mask) as usize]
+        })
+    }
+}
+
+impl Entry {
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    pub(crate) fn nanos(&self) -> u64 {
+        self.nanos.load(Relaxed)
+    }
+
+    /// The text, or its beginning; empty when too much was kept already.
+    pub(crate) fn text(&self) -> &str {
+        self.text.get().map_or("", |text| text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(table: &Table, text: &str) -> u64 {
+        table.count(Key::of(text), text)
+    }
+
+    #[test]
+    fn each_text_has_its_own_count() {
+        let table = Table::default();
+        assert_eq!([count(&table, "a"), count(&table, "b"), count(&table, "a")], [1, 1, 2]);
+        let most = table.most().expect("two texts were counted");
+        assert_eq!((most.text(), most.count()), ("a", 2));
+    }
+
+    #[test]
+    fn every_execution_is_counted_or_left_out() {
+        let table = Table::default();
+        for _ in 0..2 {
+            for n in 0..100_000 {
+                count(&table, &n.to_string());
+            }
+        }
+        let kept: u64 = table.iter().map(Entry::count).sum();
+        assert_eq!(kept + table.left_out(), 200_000);
+        assert!(table.iter().all(|entry| entry.count() == 2));
+        let most: usize = Table::SIZES.iter().sum();
+        assert!((most / 2..=most).contains(&table.iter().count()));
+    }
+
+    #[test]
+    fn the_texts_kept_are_bounded() {
+        let table = Table::default();
+        for n in 0..1_000 {
+            count(&table, &format!("{n}{}", "x".repeat(10_000)));
+        }
+        assert!(table.iter().map(|entry| entry.text().len()).sum::<usize>() <= Table::MOST_BYTES);
+    }
+
+    #[test]
+    fn threads_agree_on_the_entries() {
+        let table = Table::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..1_000 {
+                        count(&table, &(n % 50).to_string());
+                    }
+                });
+            }
+        });
+        assert_eq!(table.iter().count(), 50);
+        assert!(table.iter().all(|entry| entry.count() == 80));
+    }
+}

@@ -1,0 +1,97 @@
+//! Violations and usage as `tracing` events.
+
+use std::time::Duration;
+
+use tracing::{Level, Span, event};
+
+use super::fields::*;
+use super::{Outcome, Report};
+use crate::meter::Meter;
+use crate::violation::{Cause, Severity, Violation};
+
+/// The level of an event is part of its static description, hence one expansion a level.
+macro_rules! violation_event {
+    ($level:expr, $violation:expr) => {{
+        let Violation { resource, severity, limit, observed, work, place, cause } = $violation;
+        let (statement, external, times) = match cause {
+            Some(Cause::Statement { text, executions, .. }) => (Some(&**text), None, Some(*executions)),
+            Some(Cause::External { name, calls, .. }) => (None, Some(&**name), Some(*calls)),
+            None => (None, None, None),
+        };
+        event!(
+            target: VIOLATION,
+            $level,
+            { RESOURCE } = resource.name(),
+            { SEVERITY } = severity.name(),
+            { LIMIT } = limit.as_event_value(),
+            { OBSERVED } = observed.as_event_value(),
+            { UNIT } = resource.unit().name(),
+            { WORK } = work.as_str(),
+            { PLACE } = place.as_deref(),
+            { STATEMENT } = statement,
+            { EXTERNAL } = external,
+            { TIMES } = times,
+            "{}",
+            $violation
+        )
+    }};
+}
+
+pub(super) fn violation(meter: &Meter, violation: &Violation) {
+    inside_span(meter, || match violation.severity {
+        Severity::Soft => violation_event!(Level::WARN, violation),
+        Severity::Hard => violation_event!(Level::ERROR, violation),
+    });
+}
+
+pub(super) fn usage(meter: &Meter, outcome: Outcome) {
+    // Asked first: taking stock of the usage costs more than the whole rest of a request's account.
+    if !tracing::enabled!(target: USAGE, Level::DEBUG) {
+        return;
+    }
+    let report = Report::new(meter, outcome);
+    let usage = report.usage();
+    inside_span(meter, || {
+        event!(
+            target: USAGE,
+            Level::DEBUG,
+            { WORK } = %report.work(),
+            { OUTCOME } = outcome.name(),
+            { VIOLATIONS } = report.violations(),
+            { QUERIES } = usage.queries,
+            { REPEATED_QUERIES } = usage.repeated_queries,
+            { ROWS } = usage.rows,
+            { TRANSACTIONS } = usage.transactions,
+            { QUERY_TIME } = micros(usage.query_time),
+            { SLOW_QUERY } = micros(usage.slow_query),
+            { CONNECTION_WAIT } = micros(usage.connection_wait),
+            { UNMETERED } = usage.unmetered,
+            { MEMORY } = usage.memory,
+            { ALLOCATED } = usage.allocated,
+            { RETAINED } = usage.retained,
+            { EXTERNAL_CALLS } = usage.external_calls,
+            { EXTERNAL_TIME } = micros(usage.external_time),
+            { TOTAL_TIME } = micros(usage.total_time),
+            { POLL_TIME } = usage.poll_time.map(micros),
+            { BUSY_TIME } = usage.busy_time.map(micros),
+            { RESPONSE_BYTES } = usage.response_bytes,
+            "{}: {}",
+            report.work(),
+            usage
+        );
+    });
+}
+
+/// Runs in the current span or, outside every span (a body dropped by the server), in the one in
+/// which the work began.
+fn inside_span(meter: &Meter, event: impl FnOnce()) {
+    if Span::current().is_none() {
+        meter.span().in_scope(event);
+    } else {
+        event();
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,67 @@
+//! The targets and field names of every event, for filters and dashboards.
+
+/// Target of the one event per violation: WARN where the work goes on, ERROR where it is cut.
+pub const VIOLATION: &str = "request_budget::violation";
+/// Target of the one event at the end of each unit of work, at DEBUG.
+pub const USAGE: &str = "request_budget::usage";
+/// Target of the events, at WARN, that say what cannot be measured or went wrong in this library.
+pub const HEALTH: &str = "request_budget::health";
+
+/// The [name](crate::Resource::name) of the resource.
+pub const RESOURCE: &str = "resource";
+/// "soft" or "hard".
+pub const SEVERITY: &str = "severity";
+/// How much was allowed, in [`UNIT`].
+pub const LIMIT: &str = "limit";
+/// How much had been used, in [`UNIT`].
+pub const OBSERVED: &str = "observed";
+/// "count", "bytes" or "us".
+pub const UNIT: &str = "unit";
+/// The name of the unit of work.
+pub const WORK: &str = "work";
+/// The innermost span at the crossing.
+pub const PLACE: &str = "place";
+/// The statement that crossed the limit or ran most often.
+pub const STATEMENT: &str = "statement";
+/// The call to an external system that crossed the limit.
+pub const EXTERNAL: &str = "external";
+/// How often that statement was executed, or that system called.
+pub const TIMES: &str = "times";
+/// How the work ended: "ok", "error", "cut", "panicked" or "cancelled".
+pub const OUTCOME: &str = "outcome";
+/// How many limits were crossed.
+pub const VIOLATIONS: &str = "violations";
+/// See [`Usage::queries`](crate::Usage::queries).
+pub const QUERIES: &str = "queries";
+/// See [`Usage::repeated_queries`](crate::Usage::repeated_queries).
+pub const REPEATED_QUERIES: &str = "repeated_queries";
+/// See [`Usage::rows`](crate::Usage::rows).
+pub const ROWS: &str = "rows";
+/// See [`Usage::transactions`](crate::Usage::transactions).
+pub const TRANSACTIONS: &str = "transactions";
+/// See [`Usage::query_time`](crate::Usage::query_time); microseconds.
+pub const QUERY_TIME: &str = "query_time_us";
+/// See [`Usage::slow_query`](crate::Usage::slow_query); microseconds.
+pub const SLOW_QUERY: &str = "slow_query_us";
+/// See [`Usage::connection_wait`](crate::Usage::connection_wait); microseconds.
+pub const CONNECTION_WAIT: &str = "connection_wait_us";
+/// See [`Usage::unmetered`](crate::Usage::unmetered).
+pub const UNMETERED: &str = "unmetered";
+/// See [`Usage::memory`](crate::Usage::memory); bytes, absent where it is not measured.
+pub const MEMORY: &str = "memory";
+/// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured.
+pub const ALLOCATED: &str = "allocated";
+/// See [`Usage::retained`](crate::Usage::retained); bytes, absent where it is not measured.
+pub const RETAINED: &str = "retained";
+/// See [`Usage::external_calls`](crate::Usage::external_calls).
+pub const EXTERNAL_CALLS: &str = "external_calls";
+/// See [`Usage::external_time`](crate::Usage::external_time); microseconds.
+pub const EXTERNAL_TIME: &str = "external_time_us";
+/// See [`Usage::total_time`](crate::Usage::total_time); microseconds.
+pub const TOTAL_TIME: &str = "total_time_us";
+/// See [`Usage::poll_time`](crate::Usage::poll_time); microseconds, absent where polls are not timed.
+pub const POLL_TIME: &str = "poll_time_us";
+/// See [`Usage::busy_time`](crate::Usage::busy_time); microseconds, absent where polls are not timed.
+pub const BUSY_TIME: &str = "busy_time_us";
+/// See [`Usage::response_bytes`](crate::Usage::response_bytes).
+pub const RESPONSE_BYTES: &str = "response_bytes";

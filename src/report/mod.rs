@@ -1,0 +1,230 @@
+//! Where violations and usage go: `tracing` events, and a [`Reporter`] of the user's own.
+//!
+//! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN if
+//! the work goes on and at ERROR if it is cut, inside the span of the work. At the end of each unit of
+//! work there is one event with the target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as
+//! data.
+//!
+//! # Examples
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use std::sync::{Arc, Mutex};
+//! use request_budget::report::{Outcome, Report, Reporter};
+//! use request_budget::{Budget, BudgetExt, Violation};
+//!
+//! #[derive(Clone, Default)]
+//! struct Ledger(Arc<Mutex<Vec<String>>>);
+//!
+//! impl Reporter for Ledger {
+//!     fn violation(&self, _: &Violation) {}
+//!
+//!     fn finished(&self, report: &Report<'_>) {
+//!         assert_eq!(report.outcome(), Outcome::Ok);
+//!         self.0.lock().unwrap().push(format!("{}: {}", report.work(), report.usage().queries));
+//!     }
+//! }
+//!
+//! let ledger = Ledger::default();
+//! async {}.budgeted("nothing", Budget::new()).with_reporter(ledger.clone()).await.unwrap();
+//! assert_eq!(*ledger.0.lock().unwrap(), ["nothing: 0"]);
+//! # }
+//! ```
+
+mod events;
+pub mod fields;
+mod name;
+pub(crate) mod unmeasured;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::memory::Delta;
+use crate::meter::Meter;
+use crate::meter::table::Entry;
+use crate::usage::Usage;
+use crate::violation::Violation;
+
+pub use name::Name;
+
+/// Takes violations, and the usage of work that has ended, to where the user wants them.
+///
+/// Implemented by closures that take a `&Violation`. Called besides the `tracing` events, on the
+/// thread and at the moment of the crossing, with the work waiting: be quick, do not block.
+///
+/// # Panics
+///
+/// A reporter should not panic. If it does, the panic is caught, said in a `tracing` event, and the
+/// work goes on.
+pub trait Reporter: Send + Sync + 'static {
+    /// A limit was crossed.
+    fn violation(&self, violation: &Violation);
+
+    /// A unit of work has ended. Does nothing unless implemented.
+    fn finished(&self, report: &Report<'_>) {
+        let _ = report;
+    }
+}
+
+impl<F> Reporter for F
+where
+    F: Fn(&Violation) + Send + Sync + 'static,
+{
+    fn violation(&self, violation: &Violation) {
+        self(violation);
+    }
+}
+
+impl fmt::Debug for dyn Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+/// How a unit of work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// By itself; a request with a complete body and a status below 500.
+    Ok,
+    /// A request with an error of its service or body, or a status of 500 or above.
+    Error,
+    /// By a hard limit.
+    Cut,
+    /// By a panic.
+    Panicked,
+    /// Dropped before its end, as when a client hangs up.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The stable name, as in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Cut => "cut",
+            Self::Panicked => "panicked",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A unit of work that has ended.
+///
+/// See the [module docs](self) for an example.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    meter: &'a Meter,
+    outcome: Outcome,
+}
+
+impl<'a> Report<'a> {
+    fn new(meter: &'a Meter, outcome: Outcome) -> Self {
+        Self { meter, outcome }
+    }
+
+    /// The name of the work.
+    #[must_use]
+    pub fn work(&self) -> &'a Name {
+        self.meter.name()
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// What it has consumed.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.meter.usage(Delta::default())
+    }
+
+    /// How many limits it crossed.
+    #[must_use]
+    pub fn violations(&self) -> u32 {
+        self.meter.violations()
+    }
+
+    /// The distinct statements that it executed, in no particular order.
+    ///
+    /// Bounded: of work with more than some hundred different statements the rest is in
+    /// [`statements_left_out`](Self::statements_left_out).
+    pub fn statements(&self) -> impl Iterator<Item = Tally<'a>> {
+        self.meter.statements().iter().map(Tally::new)
+    }
+
+    /// How many executions [`statements`](Self::statements) leaves out.
+    #[must_use]
+    pub fn statements_left_out(&self) -> u64 {
+        self.meter.statements().left_out()
+    }
+
+    /// The external systems that it called, by name, in no particular order; bounded as well.
+    pub fn external_calls(&self) -> impl Iterator<Item = Tally<'a>> {
+        self.meter.externals().iter().map(Tally::new)
+    }
+}
+
+/// How often one statement was executed, or one external system called, and how long that took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally<'a> {
+    /// The text of the statement, or its beginning; or the name of the external system.
+    pub text: &'a str,
+    /// How often.
+    pub times: u64,
+    /// How long, added up.
+    pub time: Duration,
+}
+
+impl<'a> Tally<'a> {
+    fn new(entry: &'a Entry) -> Self {
+        Self { text: entry.text(), times: entry.count(), time: Duration::from_nanos(entry.nanos()) }
+    }
+}
+
+/// Reports a violation.
+pub(crate) fn violation(meter: &Meter, violation: &Violation) {
+    guarded(|| {
+        events::violation(meter, violation);
+        if let Some(reporter) = meter.reporter() {
+            reporter.violation(violation);
+        }
+    });
+}
+
+/// Reports the end of a unit of work.
+pub(crate) fn finished(meter: &Meter, outcome: Outcome) {
+    guarded(|| {
+        events::usage(meter, outcome);
+        if let Some(reporter) = meter.reporter() {
+            reporter.finished(&Report::new(meter, outcome));
+        }
+    });
+}
+
+/// Keeps a panic of a reporter, or of a subscriber, away from the work.
+pub(crate) fn guarded(report: impl FnOnce()) {
+    // The closures only read shared state that a panic elsewhere cannot leave half changed.
+    if catch_unwind(AssertUnwindSafe(report)).is_err() {
+        let say = || {
+            tracing::error!(target: fields::HEALTH, "a reporter panicked; its report may be lost");
+        };
+        // It may be the subscriber itself that panics.
+        drop(catch_unwind(AssertUnwindSafe(say)));
+    }
+}

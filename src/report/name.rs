@@ -1,0 +1,92 @@
+//! The name of a unit of work.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// The name of a unit of work, under which its usage and violations are reported.
+///
+/// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a kind
+/// of job, never its id.
+///
+/// # Examples
+///
+/// ```
+/// use request_budget::report::Name;
+///
+/// assert_eq!(Name::from("send_invoices").to_string(), "send_invoices");
+/// assert_eq!(Name::from(format!("{}_nightly", "send")).to_string(), "send_nightly");
+/// ```
+#[derive(Clone)]
+pub struct Name(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Static(&'static str),
+    Shared(Arc<str>),
+    #[cfg(feature = "http")]
+    Unmatched(&'static str),
+    /// Kept as axum gives it: making a string would cost an allocation for each request.
+    #[cfg(feature = "axum")]
+    Route(&'static str, axum::extract::MatchedPath),
+}
+
+impl Name {
+    /// A request whose route is not known.
+    #[cfg(feature = "http")]
+    pub(crate) const fn unmatched(method: &'static str) -> Self {
+        Self(Repr::Unmatched(method))
+    }
+
+    /// A request on a route.
+    #[cfg(feature = "axum")]
+    pub(crate) const fn route(method: &'static str, path: axum::extract::MatchedPath) -> Self {
+        Self(Repr::Route(method, path))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Static(name) => f.write_str(name),
+            Repr::Shared(name) => f.write_str(name),
+            #[cfg(feature = "http")]
+            Repr::Unmatched(method) => write!(f, "{method} (no route)"),
+            #[cfg(feature = "axum")]
+            Repr::Route(method, path) => write!(f, "{method} {}", path.as_str()),
+        }
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl From<&'static str> for Name {
+    fn from(name: &'static str) -> Self {
+        Self(Repr::Static(name))
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(Repr::Shared(name.into()))
+    }
+}
+
+impl From<Arc<str>> for Name {
+    fn from(name: Arc<str>) -> Self {
+        Self(Repr::Shared(name))
+    }
+}
+
+impl From<Cow<'static, str>> for Name {
+    fn from(name: Cow<'static, str>) -> Self {
+        match name {
+            Cow::Borrowed(name) => name.into(),
+            Cow::Owned(name) => name.into(),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Says once, loudly, what a budget limits but nothing measures.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tracing::{Level, event};
+
+use super::fields::{HEALTH, RESOURCE};
+use crate::budget::Limits;
+use crate::memory;
+use crate::resource::Resource;
+
+/// Set by whatever counts statements: an instrumented pool or client, or a guard.
+static STATEMENTS_ARE_METERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this process has something that counts statements.
+pub(crate) fn statements_are_metered() {
+    // Read first: a store would take the line from every other thread that reads it.
+    if !STATEMENTS_ARE_METERED.load(Relaxed) {
+        STATEMENTS_ARE_METERED.store(true, Relaxed);
+    }
+}
+
+/// Checks, when a unit of work ends, whether all that its budget limits is measured.
+///
+/// At the end and not at the start, because a pool may be made by the first request that needs it.
+pub(crate) fn check(limits: &Limits) {
+    if !STATEMENTS_ARE_METERED.load(Relaxed) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        say(&SAID, limits, &STATEMENTS, "no metered pool or client exists in this process");
+    }
+    if !memory::is_measured() {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        say(&SAID, limits, &MEMORY, "the counting allocator is not installed in this process");
+    }
+}
+
+const STATEMENTS: [Resource; 7] = [
+    Resource::Queries,
+    Resource::RepeatedQueries,
+    Resource::Rows,
+    Resource::Transactions,
+    Resource::QueryTime,
+    Resource::SlowQuery,
+    Resource::ConnectionWait,
+];
+
+const MEMORY: [Resource; 3] = [Resource::Memory, Resource::Allocated, Resource::Retained];
+
+fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) {
+    let named = || resources.iter().filter(|resource| limits.names(**resource));
+    if said.load(Relaxed) || named().next().is_none() || said.swap(true, Relaxed) {
+        return;
+    }
+    let names = named().map(|resource| resource.name()).collect::<Vec<_>>().join(", ");
+    event!(
+        target: HEALTH,
+        Level::WARN,
+        { RESOURCE } = names,
+        "a budget limits {names}, but {why}: these limits can never be crossed, whatever the work uses",
+    );
+}

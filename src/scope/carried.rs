@@ -1,0 +1,55 @@
+//! A future that is charged to the unit of work in which it was made, wherever it runs.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use super::current::{Entered, current};
+use crate::meter::Meter;
+
+pin_project! {
+    /// The future of [`in_current_budget`](crate::BudgetExt::in_current_budget).
+    pub struct InCurrentBudget<F> {
+        // `None` once it is done: its destructors run inside the scope as well.
+        #[pin]
+        future: Option<F>,
+        meter: Option<Arc<Meter>>,
+    }
+
+    impl<F> PinnedDrop for InCurrentBudget<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = Entered::new(this.meter);
+            this.future.set(None);
+        }
+    }
+}
+
+impl<F> InCurrentBudget<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self { future: Some(future), meter: current() }
+    }
+}
+
+impl<F: Future> Future for InCurrentBudget<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let entered = Entered::new(this.meter);
+        let future = this.future.as_mut().as_pin_mut();
+        let output = ready!(future.expect("not polled again after it was done").poll(cx));
+        this.future.set(None);
+        drop(entered);
+        Poll::Ready(output)
+    }
+}
+
+impl<F> fmt::Debug for InCurrentBudget<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InCurrentBudget").finish_non_exhaustive()
+    }
+}

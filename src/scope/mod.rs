@@ -1,0 +1,14 @@
+//! The unit of work that is running on this thread right now: its scope.
+//!
+//! A scope is entered on every poll of a budgeted future or body, and while it is dropped, because
+//! destructors query and free memory too. It is left again at the end of each, also by a panic.
+//! Spawning leaves it: a task that is to be charged to the work that spawned it is wrapped in
+//! [`in_current_budget`](crate::BudgetExt::in_current_budget).
+
+mod carried;
+mod current;
+mod work;
+
+pub use carried::InCurrentBudget;
+pub(crate) use current::{current, usage};
+pub(crate) use work::Work;

@@ -1,0 +1,90 @@
+//! A unit of work from its start to the one report of its end.
+
+use std::sync::Arc;
+
+use super::current::{Entered, current};
+use crate::budget::Budget;
+use crate::meter::Meter;
+use crate::report::{self, Name, Outcome, Reporter};
+use crate::time::Instant;
+use crate::violation::Violation;
+
+/// A unit of work: owned by the future, later the body, that runs it, and reported exactly once.
+///
+/// Dropped before it was finished, it was cancelled, or a panic went through it.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Taken while entered, and for good once finished.
+    meter: Option<Arc<Meter>>,
+    /// While a piece of the work runs, and for good once one has panicked.
+    running: bool,
+    linked: bool,
+}
+
+impl Work {
+    pub(crate) fn start(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
+        let meter = Arc::new(Meter::new(name, budget, reporter));
+        Self { meter: Some(meter), running: false, linked: false }
+    }
+
+    /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
+    pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
+        if !self.linked {
+            self.linked = true;
+            if let Some(meter) = &self.meter {
+                meter.link(current());
+            }
+        }
+        let panicked = self.running;
+        self.running = true;
+        let entered = Entered::new(&mut self.meter);
+        let result = piece();
+        drop(entered);
+        // Not reached by a panic, which is then never forgotten.
+        self.running = panicked;
+        result
+    }
+
+    /// When the time is up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.meter.as_ref()?.deadline()
+    }
+
+    /// The account, until the work is finished.
+    pub(crate) fn meter(&self) -> Option<&Arc<Meter>> {
+        self.meter.as_ref()
+    }
+
+    /// The hard limit that ends the work now that a piece of it has run.
+    ///
+    /// A finished answer stands, unless it was made without something that was refused.
+    pub(crate) fn cut(&self, finished: bool) -> Option<Violation> {
+        let meter = self.meter.as_ref()?;
+        let violation = meter.cut()?;
+        (!finished || meter.is_refused()).then(|| violation.clone())
+    }
+
+    /// Ends the work because its time is up; returns the violation.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the work was finished already: then no timer rings any more.
+    pub(crate) fn time_is_up(&self) -> Violation {
+        self.meter.as_ref().expect("unfinished work has an account").time_is_up()
+    }
+
+    /// Reports the end. Only the first call counts.
+    pub(crate) fn finish(&mut self, outcome: Outcome) {
+        if let Some(meter) = self.meter.take() {
+            let outcome = if self.running { Outcome::Panicked } else { outcome };
+            meter.close();
+            report::finished(&meter, outcome);
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.finish(Outcome::Cancelled);
+    }
+}

@@ -1,0 +1,215 @@
+//! The report that one limit was crossed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::resource::{Amount, Resource, Time};
+
+/// The report that a unit of work crossed one limit: which, by how much, whose work, where, and why.
+///
+/// Plain data, not an error: the work goes on after a soft one. It prints as one line that a person
+/// can act on. Made at the moment of crossing, once per resource and unit of work, so `observed` is
+/// what had been used by then and not yet what the work uses in the end.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::sync::{Arc, Mutex};
+/// use request_budget::{Budget, BudgetExt, ExternalExt, Violation};
+///
+/// let seen = Arc::new(Mutex::new(Vec::new()));
+/// let work = async { async {}.external("payments").await };
+/// work.budgeted("send_invoices", Budget::new().external_calls(0))
+///     .with_reporter({
+///         let seen = seen.clone();
+///         move |violation: &Violation| seen.lock().unwrap().push(violation.to_string())
+///     })
+///     .await
+///     .unwrap()
+///     .unwrap();
+/// assert_eq!(*seen.lock().unwrap(), ["send_invoices: 1 external call, limit 0: call to \"payments\""]);
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Violation {
+    /// What was used too much.
+    pub resource: Resource,
+    /// Whether the work goes on.
+    pub severity: Severity,
+    /// How much was allowed.
+    pub limit: Amount,
+    /// How much had been used.
+    pub observed: Amount,
+    /// The name of the unit of work.
+    pub work: String,
+    /// The innermost `tracing` span at the crossing, if there was one.
+    pub place: Option<String>,
+    /// What used it, where that is known.
+    pub cause: Option<Cause>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, limit, observed, work, .. } = self;
+        let phrase = resource.phrase(observed.is_one());
+        write!(f, "{work}: {observed} {phrase}, limit {limit}")?;
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a crossed limit means for the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Severity {
+    /// It goes on.
+    Soft,
+    /// It is cut.
+    Hard,
+}
+
+impl Severity {
+    /// The stable name, as in events: "soft" or "hard".
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Hard => "hard",
+        }
+    }
+}
+
+/// What used a resource too much.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// The statement that crossed the limit or, for a count, the one that ran most often.
+    #[non_exhaustive]
+    Statement {
+        /// Its text, as the program gave it; values are in it only if the program put them there.
+        text: String,
+        /// How often the work had executed it.
+        executions: u64,
+        /// How long the work had waited for it, in all.
+        #[serde(skip)]
+        time: Duration,
+    },
+    /// The call to an external system that crossed the limit.
+    #[non_exhaustive]
+    External {
+        /// The name given to [`external`](crate::ExternalExt::external).
+        name: String,
+        /// How often the work had called it.
+        calls: u64,
+        /// How long these calls had taken, in all.
+        #[serde(skip)]
+        time: Duration,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Statement { text, executions, time } => {
+                write!(f, "`{}`", Line(text))?;
+                times(f, *executions, *time)
+            }
+            Self::External { name, calls, time } => {
+                write!(f, "call to {name:?}")?;
+                times(f, *calls, *time)
+            }
+        }
+    }
+}
+
+fn times(f: &mut fmt::Formatter<'_>, count: u64, time: Duration) -> fmt::Result {
+    if count > 1 {
+        write!(f, ", {count} times")?;
+    }
+    if time > Duration::ZERO {
+        write!(f, ", {} in all", Time(time))?;
+    }
+    Ok(())
+}
+
+/// A statement on one line, its white space folded, at most so many characters.
+pub(crate) struct Line<'a>(pub(crate) &'a str);
+
+impl Line<'_> {
+    const LONGEST: usize = 160;
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = Self::LONGEST;
+        for (position, word) in self.0.split_whitespace().enumerate() {
+            if position > 0 {
+                f.write_str(" ")?;
+            }
+            if let Some((cut, _)) = word.char_indices().nth(left) {
+                return write!(f, "{}…", &word[..cut]);
+            }
+            f.write_str(word)?;
+            left = left.saturating_sub(word.chars().count().saturating_add(1));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn violation(resource: Resource, observed: u64, limit: u64) -> Violation {
+        Violation {
+            resource,
+            severity: Severity::Soft,
+            limit: resource.amount(limit),
+            observed: resource.amount(observed),
+            work: "GET /posts/{id}".into(),
+            place: None,
+            cause: None,
+        }
+    }
+
+    #[test]
+    fn it_prints_as_one_line() {
+        let mut violation = violation(Resource::Queries, 21, 20);
+        assert_eq!(violation.to_string(), "GET /posts/{id}: 21 queries, limit 20");
+        violation.cause = Some(Cause::Statement {
+            text: "SELECT name\n  FROM authors".into(),
+            executions: 20,
+            time: Duration::from_millis(3),
+        });
+        assert_eq!(
+            violation.to_string(),
+            "GET /posts/{id}: 21 queries, limit 20: `SELECT name FROM authors`, 20 times, 3ms in all"
+        );
+    }
+
+    #[test]
+    fn units_are_printed() {
+        assert_eq!(
+            violation(Resource::Memory, 34 << 20, 8 << 20).to_string(),
+            "GET /posts/{id}: 34.0 MiB of memory at peak, limit 8.0 MiB"
+        );
+        assert_eq!(
+            violation(Resource::SlowQuery, 80_100_000, 50_000_000).to_string(),
+            "GET /posts/{id}: 80.1ms in one statement, limit 50ms"
+        );
+    }
+
+    #[test]
+    fn a_long_statement_is_cut_between_characters() {
+        let line = Line(&"ü".repeat(1_000)).to_string();
+        assert_eq!(line, format!("{}…", "ü".repeat(160)));
+    }
+}
