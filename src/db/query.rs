@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::Cut;
 use crate::meter::table::Key;
-use crate::meter::{Meter, Refused, Suspect};
+use crate::meter::{Meter, Suspect};
 use crate::report::unmeasured::statements_are_metered;
 use crate::resource::Resource;
 use crate::scope;
@@ -50,8 +50,7 @@ impl Query {
         let key = Key::of(statement);
         let meter = scope::current();
         if let Some(meter) = &meter {
-            let admitted = meter.chain().try_for_each(|meter| meter.admit_statement(key));
-            admitted.map_err(|Refused(violation)| Cut::new(violation))?;
+            meter.chain().try_for_each(|meter| meter.admit_statement(key))?;
             meter.chain().for_each(|meter| meter.count_statement(key, statement));
         } else {
             UNATTRIBUTED.fetch_add(1, Relaxed);

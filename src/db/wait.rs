@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::meter::{Meter, Refused, Suspect};
+use crate::error::Cut;
+use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
 use crate::time::{Instant, nanos};
@@ -29,7 +30,7 @@ pub(crate) struct TransactionWait(Wait);
 
 impl TransactionWait {
     /// Counts a transaction that is about to begin, or a savepoint.
-    pub(crate) fn begin() -> Result<Self, Refused> {
+    pub(crate) fn begin() -> Result<Self, Cut> {
         let wait = Wait::start(scope::current());
         let resource = Resource::Transactions;
         wait.chain().try_for_each(|meter| meter.admit(resource, Suspect::Nobody))?;

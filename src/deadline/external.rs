@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::Timer;
 use crate::error::Cut;
 use crate::meter::table::Key;
-use crate::meter::{Meter, Refused, Suspect};
+use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
 use crate::time::{Instant, nanos};
@@ -47,9 +47,9 @@ impl<F: Future> Future for External<F> {
                     this.timer.set(Timer::new(call.deadline()));
                     *this.call = Some(call);
                 }
-                Err(Refused(violation)) => {
+                Err(cut) => {
                     this.future.set(None);
-                    return Poll::Ready(Err(Cut::new(violation)));
+                    return Poll::Ready(Err(cut));
                 }
             }
         }
@@ -81,7 +81,7 @@ struct Call {
 }
 
 impl Call {
-    fn begin(name: &str) -> Result<Self, Refused> {
+    fn begin(name: &str) -> Result<Self, Cut> {
         let meter = scope::current();
         let key = Key::of(name);
         let chain = || meter.iter().flat_map(|meter| meter.chain());

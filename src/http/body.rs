@@ -11,12 +11,10 @@ use pin_project_lite::pin_project;
 
 use super::error::BodyError;
 use crate::deadline::Timer;
-use crate::error::Cut;
 use crate::meter::Suspect;
 use crate::report::Outcome;
 use crate::resource::Resource;
 use crate::scope::Work;
-use crate::violation::Violation;
 
 pin_project! {
     /// The response body of [`BudgetService`](super::BudgetService): the request ends with it.
@@ -125,7 +123,7 @@ where
             None if this.timer.is_elapsed() => Some(work.time_is_up()),
             cut => cut,
         };
-        let violation = match polled {
+        let cut = match polled {
             Poll::Ready(None) => {
                 end(this.inner, this.work, this.complete.outcome);
                 return Poll::Ready(None);
@@ -139,11 +137,13 @@ where
                 *this.sent = this.sent.saturating_add(length);
                 add_sent(work, length);
                 let is_end = is_end || frame.is_trailers();
+                // All of it was handed over, even if trailers may follow.
+                let is_whole = is_end || this.complete.length == Some(*this.sent);
                 // A frame that completes the answer is never thrown away; the next of an endless
                 // stream would never meet the clock otherwise.
-                let cut = if is_end { None } else { cut_by(work) };
+                let cut = if is_whole { None } else { cut_by(work) };
                 match cut {
-                    Some(violation) => violation,
+                    Some(cut) => cut,
                     None => {
                         if is_end {
                             end(this.inner, this.work, this.complete.outcome);
@@ -153,13 +153,13 @@ where
                 }
             }
             Poll::Pending => match work.cut(false) {
-                Some(violation) => violation,
+                Some(cut) => cut,
                 None if this.timer.as_mut().poll_elapsed(cx) => work.time_is_up(),
                 None => return Poll::Pending,
             },
         };
         end(this.inner, this.work, Outcome::Cut);
-        Poll::Ready(Some(Err(cut(violation))))
+        Poll::Ready(Some(Err(BodyError::Cut(cut))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -178,10 +178,6 @@ where
 fn add_sent(work: &Work, bytes: u64) {
     let chain = work.meter().into_iter().flat_map(|meter| meter.chain());
     chain.for_each(|meter| meter.add(Resource::ResponseBytes, bytes, Suspect::Nobody));
-}
-
-fn cut<E>(violation: Violation) -> BodyError<E> {
-    BodyError::Cut(Cut::new(violation))
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {

@@ -69,15 +69,15 @@ where
             }
             polled
         });
-        let violation = match (work.cut(polled.is_ready()), polled) {
+        let cut = match (work.cut(polled.is_ready()), polled) {
             (None, Poll::Ready(answer)) => {
                 let work = this.work.take().expect("taken only here");
                 return Poll::Ready(answered(answer, work, *this.is_head));
             }
-            (Some(violation), answer) => {
+            (Some(cut), answer) => {
                 // An answer made without what was refused; its body belongs to the work.
                 work.run(|| drop(answer));
-                violation
+                cut
             }
             (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
                 true => work.time_is_up(),
@@ -87,7 +87,8 @@ where
         work.run(|| this.future.set(None));
         work.finish(Outcome::Cut);
         *this.work = None;
-        let answer = this.reject.as_ref().map_or_else(unavailable, |own| own.reject(&violation));
+        let answer =
+            this.reject.as_ref().map_or_else(unavailable, |own| own.reject(cut.violation()));
         Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
     }
 }

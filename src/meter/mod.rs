@@ -10,6 +10,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use crate::budget::{Budget, Limits};
+use crate::error::Cut;
 use crate::memory::{self, Delta};
 use crate::report::{self, Name, Reporter};
 use crate::resource::Resource;
@@ -41,7 +42,7 @@ pub(crate) struct Meter {
     externals: Table,
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
-    cut: OnceLock<Box<Violation>>,
+    cut: OnceLock<Cut>,
     refused: AtomicBool,
 }
 
@@ -54,10 +55,6 @@ pub(crate) enum Suspect {
     TopStatement,
     External(Key),
 }
-
-/// The work may not go on: a hard limit would be crossed, or was.
-#[derive(Debug)]
-pub(crate) struct Refused(pub(crate) Violation);
 
 impl Meter {
     pub(crate) fn new(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
@@ -131,17 +128,18 @@ impl Meter {
         self.chain().filter_map(|meter| meter.limits().hard_time(Resource::ExternalTimeout)).min()
     }
 
-    /// Ends the work because its time is up; returns the violation.
-    pub(crate) fn time_is_up(&self) -> Violation {
+    /// Ends the work because its time is up.
+    pub(crate) fn time_is_up(&self) -> Cut {
         let observed = nanos(self.started.elapsed());
         let limit = self.limits().hard(Resource::TotalTime);
         self.cross_hard(Resource::TotalTime, observed, limit, Suspect::Nobody);
-        self.violation(Resource::TotalTime, Severity::Hard, observed, limit, Suspect::Nobody)
+        let resource = Resource::TotalTime;
+        Cut::new(self.violation(resource, Severity::Hard, observed, limit, Suspect::Nobody))
     }
 
     /// The crossing of a hard limit that ends the work.
-    pub(crate) fn cut(&self) -> Option<&Violation> {
-        self.cut.get().map(|violation| &**violation)
+    pub(crate) fn cut(&self) -> Option<&Cut> {
+        self.cut.get()
     }
 
     /// Whether something was refused, so that an answer made without it is not to be used.
@@ -150,7 +148,7 @@ impl Meter {
     }
 
     /// Asks whether one more execution of this statement is allowed, before it is counted or sent.
-    pub(crate) fn admit_statement(&self, key: Key) -> Result<(), Refused> {
+    pub(crate) fn admit_statement(&self, key: Key) -> Result<(), Cut> {
         self.admit(Resource::Queries, Suspect::TopStatement)?;
         // Looked up only where it can matter.
         if self.limits().hard_limits(Resource::RepeatedQueries) {
@@ -161,23 +159,18 @@ impl Meter {
     }
 
     /// Asks whether one more of a resource is allowed, before it is counted or done.
-    pub(crate) fn admit(&self, resource: Resource, suspect: Suspect) -> Result<(), Refused> {
+    pub(crate) fn admit(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
         self.admit_after(resource, self.used(resource), suspect)
     }
 
-    fn admit_after(
-        &self,
-        resource: Resource,
-        before: u64,
-        suspect: Suspect,
-    ) -> Result<(), Refused> {
+    fn admit_after(&self, resource: Resource, before: u64, suspect: Suspect) -> Result<(), Cut> {
         let next = before.saturating_add(1);
         if next > self.limits().hard(resource) {
             self.cross(resource, next, suspect);
         }
-        let Some(violation) = self.cut() else { return Ok(()) };
+        let Some(cut) = self.cut() else { return Ok(()) };
         self.refused.store(true, Relaxed);
-        Err(Refused(violation.clone()))
+        Err(cut.clone())
     }
 
     /// Counts one execution of a statement.
@@ -294,7 +287,7 @@ impl Meter {
         let violation = self.violation(resource, severity, observed, limit, suspect);
         // A call that takes too long is cut by itself; the work goes on.
         if severity == Severity::Hard && resource != Resource::ExternalTimeout {
-            drop(self.cut.set(Box::new(violation.clone())));
+            drop(self.cut.set(Cut::new(violation.clone())));
         }
         report::violation(self, &violation);
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::current::{Entered, current};
 use crate::budget::Budget;
+use crate::error::Cut;
 use crate::meter::Meter;
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
-use crate::violation::Violation;
 
 /// A unit of work: owned by the future, later the body, that runs it, and reported exactly once.
 ///
@@ -58,18 +58,18 @@ impl Work {
     /// The hard limit that ends the work now that a piece of it has run.
     ///
     /// A finished answer stands, unless it was made without something that was refused.
-    pub(crate) fn cut(&self, finished: bool) -> Option<Violation> {
+    pub(crate) fn cut(&self, finished: bool) -> Option<Cut> {
         let meter = self.meter.as_ref()?;
-        let violation = meter.cut()?;
-        (!finished || meter.is_refused()).then(|| violation.clone())
+        let cut = meter.cut()?;
+        (!finished || meter.is_refused()).then(|| cut.clone())
     }
 
-    /// Ends the work because its time is up; returns the violation.
+    /// Ends the work because its time is up.
     ///
     /// # Panics
     ///
     /// Panics if the work was finished already: then no timer rings any more.
-    pub(crate) fn time_is_up(&self) -> Violation {
+    pub(crate) fn time_is_up(&self) -> Cut {
         self.meter.as_ref().expect("unfinished work has an account").time_is_up()
     }
 

@@ -77,12 +77,12 @@ impl<F: Future> Future for Budgeted<F> {
             }
             polled
         });
-        let violation = match (work.cut(polled.is_ready()), polled) {
+        let cut = match (work.cut(polled.is_ready()), polled) {
             (None, Poll::Ready(output)) => {
                 work.finish(Outcome::Ok);
                 return Poll::Ready(Ok(output));
             }
-            (Some(violation), _) => violation,
+            (Some(cut), _) => cut,
             (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
                 true => work.time_is_up(),
                 false => return Poll::Pending,
@@ -90,7 +90,7 @@ impl<F: Future> Future for Budgeted<F> {
         };
         work.run(|| this.future.set(None));
         work.finish(Outcome::Cut);
-        Poll::Ready(Err(Cut::new(violation)))
+        Poll::Ready(Err(cut))
     }
 }
 

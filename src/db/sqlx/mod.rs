@@ -64,15 +64,8 @@ pub use pool::Pool;
 pub use transaction::Transaction;
 
 use crate::error::Cut;
-use crate::meter::Refused;
 
 /// Tells the caller of the driver that its statement was not sent.
 fn refuse(cut: Cut) -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::other(cut))
-}
-
-impl From<Refused> for Cut {
-    fn from(Refused(violation): Refused) -> Self {
-        Self::new(violation)
-    }
 }

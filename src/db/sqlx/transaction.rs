@@ -32,7 +32,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     }
 
     async fn begin_on(connection: Held<'c, DB>, statement: Option<SqlStr>) -> sqlx::Result<Self> {
-        let _wait = TransactionWait::begin().map_err(|refused| refuse(refused.into()))?;
+        let _wait = TransactionWait::begin().map_err(refuse)?;
         // Open from here on: a `BEGIN` that fails or is cancelled may have reached the server.
         let mut transaction = Self { connection, is_open: true };
         DB::TransactionManager::begin(transaction.unmetered(), statement).await?;
