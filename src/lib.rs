@@ -53,7 +53,7 @@
 //!
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
-//! * [`sqlx`](db::sqlx): instrumented pools. [`db`]: the door for other stores.
+//! * [`sqlx`](db::sqlx): instrumented pools. [`mongodb`](db::mongodb): an instrumented client. [`db`]: the door for other stores.
 //! * [`task`]: background work. [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.
 //! * [`report`]: the events, and a reporter of your own.
@@ -62,6 +62,7 @@
 //!
 //! * `http` (default): the layer. `axum` (default): names requests by the route that axum matched.
 //! * `alloc` (default): the counting allocator.
+//! * `mongodb`: an instrumented MongoDB client.
 //! * `sqlx`: instrumented pools for any database of sqlx.
 //! * `full`: all of them.
 //!
@@ -89,6 +90,8 @@ mod usage;
 mod violation;
 
 pub use budget::Budget;
+#[cfg(feature = "mongodb")]
+pub use db::mongodb;
 #[cfg(feature = "sqlx")]
 pub use db::sqlx;
 pub use error::Cut;

@@ -27,6 +27,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod query;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;

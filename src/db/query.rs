@@ -14,7 +14,7 @@ use crate::scope;
 use crate::time::Instant;
 
 /// Statements executed where no unit of work was running.
-static UNATTRIBUTED: AtomicU64 = AtomicU64::new(0);
+pub(super) static UNATTRIBUTED: AtomicU64 = AtomicU64::new(0);
 
 /// One execution of a statement, from [`start`](Self::start) until it is dropped.
 ///

@@ -1,5 +1,7 @@
 //! What one unit of work has used, and the first crossing of each of its limits.
 
+#[cfg(feature = "mongodb")]
+mod in_flight;
 pub(crate) mod table;
 
 use std::iter;
@@ -17,6 +19,8 @@ use crate::resource::Resource;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::{Cause, Severity, Violation};
+#[cfg(feature = "mongodb")]
+use in_flight::InFlight;
 use table::{Entry, Key, Table};
 
 /// The account of one unit of work.
@@ -38,6 +42,9 @@ pub(crate) struct Meter {
     live: AtomicU64,
     busy: AtomicU64,
     unmetered: AtomicU64,
+    /// Commands under way; charged with their time when they end.
+    #[cfg(feature = "mongodb")]
+    commands: InFlight,
     statements: Table,
     externals: Table,
     /// One bit a resource and severity: already reported.
@@ -69,6 +76,8 @@ impl Meter {
             live: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             unmetered: AtomicU64::new(0),
+            #[cfg(feature = "mongodb")]
+            commands: InFlight::default(),
             statements: Table::default(),
             externals: Table::default(),
             crossed: AtomicU64::new(0),
@@ -177,6 +186,28 @@ impl Meter {
     pub(crate) fn count_statement(&self, key: Key, text: &str) {
         let repeated = self.statements.count(key, text);
         self.add(Resource::Queries, 1, Suspect::TopStatement);
+        self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    }
+
+    /// Counts one command that got its connection now, and times it until its end.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn count_command(&self, now: Instant) {
+        self.commands.began(self.started, now);
+        self.add(Resource::Queries, 1, Suspect::TopStatement);
+    }
+
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn end_command(&self, since: Instant, now: Instant) {
+        self.commands.ended(self.started, since);
+        self.add_statement_time(None, now.saturating_duration_since(since));
+        let time = nanos(now.saturating_duration_since(since));
+        self.raise(Resource::SlowQuery, time, Suspect::Nobody);
+    }
+
+    /// Tells which command it is that was counted.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn count_command_text(&self, key: Key, text: &str) {
+        let repeated = self.statements.count(key, text);
         self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
     }
 
@@ -342,6 +373,17 @@ impl Meter {
         (self.crossed.load(Relaxed) & soft).count_ones()
     }
 
+    /// How long what is under way has taken by now.
+    #[cfg(feature = "mongodb")]
+    fn in_flight(&self) -> Duration {
+        self.commands.time(self.started)
+    }
+
+    #[cfg(not(feature = "mongodb"))]
+    fn in_flight(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn used(&self, resource: Resource) -> u64 {
         self.used[resource.index()].load(Relaxed)
     }
@@ -359,7 +401,7 @@ impl Meter {
             repeated_queries: count(Resource::RepeatedQueries),
             rows: count(Resource::Rows),
             transactions: count(Resource::Transactions),
-            query_time: time(Resource::QueryTime),
+            query_time: time(Resource::QueryTime).saturating_add(self.in_flight()),
             slow_query: time(Resource::SlowQuery),
             connection_wait: time(Resource::ConnectionWait),
             unmetered: self.unmetered.load(Relaxed),
