@@ -45,6 +45,7 @@ fn in_the_end(violation: &Violation, finished: &Finished) -> Option<String> {
         }
         Resource::Queries => format!("{final_amount} queries"),
         Resource::Rows => format!("{final_amount} rows"),
+        Resource::PollTime => format!("{final_amount} in the longest poll"),
         resource => format!("{final_amount} of {}", resource.name().replace('_', " ")),
     };
     (final_amount > violation.observed).then_some(text)
