@@ -102,3 +102,8 @@ pub use limit::Limit;
 pub use resource::Resource;
 pub use usage::Usage;
 pub use violation::{Cause, Severity, Violation};
+
+/// Compiles and runs the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
