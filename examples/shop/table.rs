@@ -69,24 +69,29 @@ pub(crate) fn table(rows: &[Row]) -> String {
 }
 
 fn verdict(row: &Row) -> String {
-    let crossed = |severity: Severity| {
-        let is_crossed = move |resource: &&Resource| {
-            row.violations.iter().any(|v| v.resource == **resource && v.severity == severity)
-        };
-        Resource::ALL.iter().filter(is_crossed).map(Resource::to_string)
+    let is_cut = row.finished.outcome == Outcome::Cut;
+    // A limit on calls cuts the call; and an answer that is ready late is still not thrown away.
+    let title = |violation: &Violation| match (violation.severity, violation.resource) {
+        (Severity::Hard, Resource::ExternalTimeout) => "call cut: ",
+        (Severity::Hard, _) if is_cut => "cut: ",
+        (Severity::Hard, _) => "ready too late: ",
+        _ => "over: ",
     };
-    let (is_over, is_hard) =
-        (crossed(Severity::Soft).count() > 0, crossed(Severity::Hard).count() > 0);
-    let mut verdicts = Vec::new();
-    match row.finished.outcome {
-        Outcome::Cut => verdicts.push(list("cut: ", crossed(Severity::Hard), VERDICT_WIDTH)),
-        // What was cut was not the work but a call that it made.
-        _ if is_hard => verdicts.push(list("call cut: ", crossed(Severity::Hard), VERDICT_WIDTH)),
-        Outcome::Ok if is_over => {}
-        other => verdicts.push(other.to_string()),
-    }
-    if is_over {
-        verdicts.push(list("over: ", crossed(Severity::Soft), VERDICT_WIDTH));
+    let titles = ["cut: ", "call cut: ", "ready too late: ", "over: "];
+    let mut verdicts: Vec<_> = titles
+        .into_iter()
+        .filter_map(|wanted| {
+            let of = |resource: &Resource| {
+                row.violations.iter().any(|v| v.resource == *resource && title(v) == wanted)
+            };
+            let mut names =
+                Resource::ALL.iter().filter(|r| of(r)).map(Resource::to_string).peekable();
+            names.peek().is_some().then(|| list(wanted, names, VERDICT_WIDTH))
+        })
+        .collect();
+    let outcome = row.finished.outcome;
+    if verdicts.is_empty() || matches!(outcome, Outcome::Panicked | Outcome::Cancelled) {
+        verdicts.insert(0, outcome.to_string());
     }
     verdicts.join("\n")
 }
