@@ -3,15 +3,21 @@
 //! A server is named by a variable. Without it the tests that need it are shown as ignored, and why is
 //! said at the top.
 
+mod mariadb;
 mod mongo;
+mod postgres;
+mod sql;
 
 use std::env;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::{self, Runtime};
 
 fn main() {
     let arguments = Arguments::from_args();
     let mut suite = Suite::default();
+    postgres::tests(&mut suite);
+    mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
@@ -42,12 +48,15 @@ impl Suite {
     }
 }
 
-/// Runs a future on a runtime of its own, with as many worker threads, or on this thread with none.
-fn block_on<F: Future>(workers: usize, future: F) -> F::Output {
+/// A runtime with as many worker threads, or on the calling thread with none.
+fn runtime(workers: usize) -> Runtime {
     let mut builder = match workers {
-        0 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
+        0 => runtime::Builder::new_current_thread(),
+        _ => runtime::Builder::new_multi_thread(),
     };
-    let runtime = builder.worker_threads(workers.max(1)).enable_all().build();
-    runtime.expect("a runtime can be made").block_on(future)
+    builder.worker_threads(workers.max(1)).enable_all().build().expect("a runtime can be made")
+}
+
+fn with_runtime<F: Future>(workers: usize, test: F) -> F::Output {
+    runtime(workers).block_on(test)
 }

@@ -13,11 +13,11 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use request_budget::mongodb::{Client, Detail};
-use request_budget::report::{Report, Reporter};
 use request_budget::{Budget, BudgetExt, Usage, Violation};
 use tokio::sync::watch;
 
-use crate::{Suite, block_on};
+use crate::sql::{Last, usage_of};
+use crate::{Suite, runtime, with_runtime};
 
 pub(crate) fn tests(suite: &mut Suite) {
     suite.with_server(
@@ -225,29 +225,11 @@ impl Witness {
     }
 }
 
-#[derive(Clone, Default)]
-struct Last(Arc<Mutex<Option<Usage>>>);
-
-impl Reporter for Last {
-    fn violation(&self, _: &Violation) {}
-
-    fn finished(&self, report: &Report<'_>) {
-        *self.0.lock().expect("not poisoned") = Some(report.usage());
-    }
-}
-
 async fn options(url: &str) -> ClientOptions {
     let mut options =
         ClientOptions::parse(url).await.expect("the variable holds a connection string");
     options.max_pool_size = Some(4);
     options
-}
-
-async fn usage_of(work: impl Future<Output = ()>) -> Usage {
-    let last = Last::default();
-    let done = work.budgeted("program", Budget::new()).with_reporter(last.clone()).await;
-    done.expect("no limit");
-    last.0.lock().expect("not poisoned").take().expect("reported")
 }
 
 /// A database that is dropped before it is used.
@@ -263,13 +245,7 @@ fn equal_the_driver(url: &str, workers: usize) {
     let database = format!("driver_{workers}");
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
-    let runtime = match workers {
-        0 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    }
-    .enable_all()
-    .build()
-    .expect("a runtime can be made");
+    let runtime = runtime(workers);
     let client = runtime.block_on(async {
         let mut options = options(url).await;
         options.command_event_handler = Some(witness.handler());
@@ -312,7 +288,7 @@ fn is_abort(step: &Step) -> bool {
 }
 
 fn equal_the_profiler(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let client = Client::with_options(options(url).await).expect("the options are good");
         let posts = empty_posts(&client, "profiled").await;
         let database = client.database("profiled");
@@ -353,7 +329,7 @@ fn equal_the_profiler(url: &str) {
 }
 
 fn repeated_by_shape(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let client =
             Client::with_detail(options(url).await, Detail::Commands).expect("good options");
         let posts = empty_posts(&client, "shapes").await;
@@ -383,7 +359,7 @@ fn repeated_by_shape(url: &str) {
 }
 
 fn handlers_are_kept(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let (sender, mut events) = tokio::sync::mpsc::channel(100);
         let mut options = options(url).await;
         options.cmap_event_handler = Some(sender.into());
@@ -399,7 +375,7 @@ fn handlers_are_kept(url: &str) {
 }
 
 fn gridfs(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let witness = Witness::new();
         let mut options = options(url).await;
         options.command_event_handler = Some(witness.handler());
@@ -426,7 +402,7 @@ fn gridfs(url: &str) {
 }
 
 fn in_flight(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let client = Client::with_options(options(url).await).expect("the options are good");
         let posts = empty_posts(&client, "in_flight").await;
         posts.insert_one(doc! { "n": 1 }).await.expect("inserts");
@@ -443,7 +419,7 @@ fn in_flight(url: &str) {
         };
         let budgeted = work.budgeted("in_flight", Budget::new()).with_reporter(last.clone());
         let child = budgeted.await.expect("no limit");
-        let usage = last.0.lock().expect("not poisoned").take().expect("reported");
+        let usage = last.take();
         assert_eq!(usage.queries, 1);
         assert!(!usage.query_time.is_zero() && usage.query_time < usage.total_time, "{usage:?}");
         child.await.expect("no panic").expect("finds");
@@ -451,7 +427,7 @@ fn in_flight(url: &str) {
 }
 
 fn retries(url: &str) {
-    block_on(0, async {
+    with_runtime(0, async {
         let witness = Witness::new();
         let mut options = options(url).await;
         options.app_name = Some("retries".to_owned());
@@ -471,7 +447,7 @@ fn retries(url: &str) {
 }
 
 fn unreachable_server() {
-    block_on(0, async {
+    with_runtime(0, async {
         let url = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100";
         let plain = mongodb::Client::with_uri_str(url).await.expect("lazy");
         let expected = plain.list_database_names().await.expect_err("nobody listens");
