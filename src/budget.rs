@@ -75,6 +75,9 @@ impl Budget {
     }
 
     /// Time spent waiting for any single statement; soft by default.
+    ///
+    /// The wait of this work and not the time of the server: rows that are there already when they are
+    /// asked for cost none.
     pub fn slow_query(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::SlowQuery, limit)
     }

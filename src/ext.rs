@@ -75,6 +75,9 @@ pub trait ExternalExt: Future + Sized {
     /// It is never given more than what is left of the [`total_time`](Budget::total_time). Outside
     /// every unit of work, or without an `external_timeout`, nothing limits it.
     ///
+    /// What is marked is all that is bounded: around `client.get(url).send()` that is the request up to
+    /// the response's headers. Put an `async` block around the reading of the body, too.
+    ///
     /// Give few names: the system, not the address.
     ///
     /// # Errors

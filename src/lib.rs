@@ -53,7 +53,8 @@
 //!
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
-//! * [`sqlx`](db::sqlx): instrumented pools. [`mongodb`](db::mongodb): an instrumented client. [`db`]: the door for other stores.
+//! * [`sqlx`](db::sqlx): instrumented pools. [`mongodb`](db::mongodb): an instrumented client.
+//! * [`db`]: the door for other stores.
 //! * [`task`]: background work. [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.
 //! * [`report`]: the events, and a reporter of your own.
@@ -64,6 +65,7 @@
 //! * `alloc` (default): the counting allocator.
 //! * `mongodb`: an instrumented MongoDB client.
 //! * `sqlx`: instrumented pools for any database of sqlx.
+//! * `witness`: finds statements that reach sqlx past the metered pools.
 //! * `full`: all of them.
 //!
 //! None changes what another one does.

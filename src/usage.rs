@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Serialize, Serializer};
 
-use crate::resource::Time;
+use crate::resource::{Resource, Time};
 use crate::scope;
 
 /// What a unit of work has consumed so far, or in all once it has ended.
@@ -84,32 +84,40 @@ impl Usage {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = |n| if n == 1 { "y" } else { "ies" };
         write!(
             f,
-            "{} quer{} ({} rows, {})",
-            self.queries,
-            plural(self.queries),
-            self.rows,
+            "{} ({}, {})",
+            Counted(Resource::Queries, self.queries),
+            Counted(Resource::Rows, self.rows),
             Time(self.query_time)
         )?;
         if self.repeated_queries > 1 {
             write!(f, ", one statement {} times", self.repeated_queries)?;
         }
         if self.transactions > 0 {
-            write!(f, ", {} transaction(s)", self.transactions)?;
+            write!(f, ", {}", Counted(Resource::Transactions, self.transactions))?;
         }
         if self.unmetered > 0 {
             write!(f, ", {} unmetered", self.unmetered)?;
         }
         if self.external_calls > 0 {
-            write!(f, ", {} external ({})", self.external_calls, Time(self.external_time))?;
+            let calls = Counted(Resource::ExternalCalls, self.external_calls);
+            write!(f, ", {calls} ({})", Time(self.external_time))?;
         }
         match self.memory {
             Some(bytes) => write!(f, ", {} at peak", ByteSize::b(bytes))?,
             None => f.write_str(", memory not measured")?,
         }
         write!(f, ", {} in total", Time(self.total_time))
+    }
+}
+
+/// "1 query", "2 queries".
+struct Counted(Resource, u64);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.1, self.0.phrase(self.1 == 1))
     }
 }
 

@@ -38,7 +38,7 @@ use crate::resource::{Amount, Resource, Time};
 pub struct Violation {
     /// What was used too much.
     pub resource: Resource,
-    /// Whether the work goes on.
+    /// Which kind of limit it was.
     pub severity: Severity,
     /// How much was allowed.
     pub limit: Amount,
@@ -64,14 +64,15 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a crossed limit means for the work.
+/// Which kind of limit was crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Severity {
-    /// It goes on.
+    /// A soft one: the work goes on.
     Soft,
-    /// It is cut.
+    /// A hard one: the work is cut, unless it was just finished; where it is the limit of one call to an
+    /// external system, that call alone.
     Hard,
 }
 

@@ -5,7 +5,9 @@
 //!
 //! * **allocated**: bytes asked for. Growing an allocation in place or by a move adds the growth only.
 //! * **memory**: the peak of live bytes (allocated minus freed) over the polls of the work.
-//! * **retained**: the bytes still live when it ends, what it handed to others included.
+//! * **retained**: the bytes still live when it ends, what it handed to other tasks included.
+//!
+//! The pieces of a response body leave the account when the server takes them, by their length.
 //!
 //! Live bytes never go below zero. Work that frees what others allocated (rows that a database
 //! driver's own thread made, the request that the server parsed) would otherwise run up a credit

@@ -27,13 +27,19 @@
 //! # }
 //! ```
 
+#[cfg(feature = "sqlx")]
+mod driver;
 #[cfg(feature = "mongodb")]
 pub mod mongodb;
 mod query;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 mod wait;
+#[cfg(feature = "witness")]
+mod witness;
 
 pub use query::Query;
 #[cfg(feature = "sqlx")]
 pub(crate) use wait::{ConnectionWait, TransactionWait};
+#[cfg(feature = "witness")]
+pub use witness::BypassWitness;

@@ -177,7 +177,10 @@ where
 
 fn add_sent(work: &Work, bytes: u64) {
     let chain = work.meter().into_iter().flat_map(|meter| meter.chain());
-    chain.for_each(|meter| meter.add(Resource::ResponseBytes, bytes, Suspect::Nobody));
+    chain.for_each(|meter| {
+        meter.hand_over(bytes);
+        meter.add(Resource::ResponseBytes, bytes, Suspect::Nobody);
+    });
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {

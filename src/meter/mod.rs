@@ -211,6 +211,14 @@ impl Meter {
         self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
     }
 
+    /// Compares a statement that sqlx says it has executed with what was counted.
+    #[cfg(feature = "witness")]
+    pub(crate) fn witness_statement(&self, key: Key, text: &str, by_driver: bool) {
+        if self.statements.witness(key, text, by_driver) {
+            self.unmetered.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Counts one call to an external system.
     pub(crate) fn count_external(&self, key: Key, name: &str) {
         self.externals.count(key, name);
@@ -247,6 +255,16 @@ impl Meter {
             self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);
             self.raise(Resource::Memory, peak, Suspect::Nobody);
         }
+    }
+
+    /// Lets go of memory that others will free: a piece of the body that the server has now.
+    ///
+    /// Bytes that this work never allocated (static ones, another cache's) are let go of as well, so
+    /// what is live is a lower bound then; without this, each download would seem to hold its whole body.
+    #[cfg(feature = "http")]
+    pub(crate) fn hand_over(&self, bytes: u64) {
+        let less = |live: u64| Some(live.saturating_sub(bytes));
+        let _ = self.live.fetch_update(Relaxed, Relaxed, less);
     }
 
     pub(crate) fn add_poll(&self, time: Duration) {

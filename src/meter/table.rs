@@ -43,6 +43,9 @@ pub(crate) struct Entry {
     key: AtomicU64,
     count: AtomicU64,
     nanos: AtomicU64,
+    /// How often an independent witness saw it.
+    #[cfg(feature = "witness")]
+    seen: AtomicU64,
     text: OnceLock<Box<str>>,
 }
 
@@ -63,6 +66,34 @@ impl Table {
         };
         entry.text.get_or_init(|| self.keep(text));
         entry.count.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    /// Notes that a text was executed; whether that is more often than it was counted.
+    ///
+    /// Counting comes first, so there is no order in which this is wrong for long: if an uncounted
+    /// execution is seen before a counted one, the latter is the one too many.
+    #[cfg(feature = "witness")]
+    pub(crate) fn witness(&self, key: Key, text: &str, by_driver: bool) -> bool {
+        let entry = match by_driver {
+            // Either counted, or a statement of the driver's own.
+            true => self.find(key),
+            false => self.entry(key),
+        };
+        let Some(entry) = entry else { return false };
+        let seen = entry.seen.fetch_add(1, Relaxed).saturating_add(1);
+        let is_uncounted = !by_driver && seen > entry.count();
+        if is_uncounted {
+            entry.text.get_or_init(|| self.keep(text));
+        }
+        is_uncounted
+    }
+
+    /// Every text that was executed more often than it was counted, with how often more.
+    #[cfg(feature = "witness")]
+    pub(crate) fn uncounted(&self) -> impl Iterator<Item = (&Entry, u64)> {
+        let more = |entry: &Entry| entry.seen.load(Relaxed).saturating_sub(entry.count());
+        let all = self.blocks().flat_map(|block| &*block.entries);
+        all.map(move |entry| (entry, more(entry))).filter(|(_, more)| *more > 0)
     }
 
     /// Adds to the time of a text that was counted before.

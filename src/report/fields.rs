@@ -1,6 +1,6 @@
 //! The targets and field names of every event, for filters and dashboards.
 
-/// Target of the one event per violation: WARN where the work goes on, ERROR where it is cut.
+/// Target of the one event per violation: WARN for a soft limit, ERROR for a hard one.
 pub const VIOLATION: &str = "request_budget::violation";
 /// Target of the one event at the end of each unit of work, at DEBUG.
 pub const USAGE: &str = "request_budget::usage";

@@ -1,7 +1,7 @@
 //! Where violations and usage go: `tracing` events, and a [`Reporter`] of the user's own.
 //!
-//! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN if
-//! the work goes on and at ERROR if it is cut, inside the span of the work. At the end of each unit of
+//! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN for a
+//! soft limit and at ERROR for a hard one, inside the span of the work. At the end of each unit of
 //! work there is one event with the target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as
 //! data.
 //!
@@ -89,7 +89,7 @@ impl fmt::Debug for dyn Reporter {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// By itself; a request with a complete body and a status below 500.
+    /// By itself; a request with a complete body and a status below 500, a task with any output.
     Ok,
     /// A request with an error of its service or body, or a status of 500 or above.
     Error,
@@ -171,6 +171,18 @@ impl<'a> Report<'a> {
     #[must_use]
     pub fn statements_left_out(&self) -> u64 {
         self.meter.statements().left_out()
+    }
+
+    /// The statements that a [`BypassWitness`](crate::db::BypassWitness) saw and that no metered
+    /// connection counted, with how often and no times; bounded as well.
+    #[cfg(feature = "witness")]
+    pub fn unmetered(&self) -> impl Iterator<Item = Tally<'a>> {
+        let tally = |(entry, times): (&'a Entry, u64)| Tally {
+            text: entry.text(),
+            times,
+            time: Duration::ZERO,
+        };
+        self.meter.statements().uncounted().map(tally)
     }
 
     /// The external systems that it called, by name, in no particular order; bounded as well.

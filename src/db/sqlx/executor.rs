@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::pool::Pool;
 use super::request::Request;
 use super::stream::{Results, Step};
+use crate::db::driver::Driver;
 
 impl<'c, DB> Executor<'c> for &'c mut Connection<DB>
 where
@@ -45,7 +46,7 @@ where
         }
         Box::pin(async move {
             let _query = request.start()?;
-            self.unmetered().execute(request).await
+            Driver { future: self.unmetered().execute(request) }.await
         })
     }
 
@@ -97,7 +98,7 @@ where
         let request = Request::new(query);
         Box::pin(async move {
             let mut query = request.start()?;
-            let row = self.unmetered().fetch_optional(request).await?;
+            let row = Driver { future: self.unmetered().fetch_optional(request) }.await?;
             if let (Some(query), Some(_)) = (&mut query, &row) {
                 query.add_rows(1);
             }
@@ -113,14 +114,14 @@ where
     where
         'c: 'e,
     {
-        self.unmetered().prepare_with(sql, parameters)
+        Box::pin(Driver { future: self.unmetered().prepare_with(sql, parameters) })
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
     where
         'c: 'e,
     {
-        self.unmetered().describe(sql)
+        Box::pin(Driver { future: self.unmetered().describe(sql) })
     }
 }
 

@@ -7,6 +7,7 @@ use sqlx::{Database, SqlSafeStr};
 use super::connection::PoolConnection;
 use super::transaction::Transaction;
 use crate::db::ConnectionWait;
+use crate::db::driver::Driver;
 use crate::report::unmeasured::statements_are_metered;
 
 /// A pool whose statements are counted.
@@ -35,7 +36,7 @@ impl<DB: Database> Pool<DB> {
         let acquire = self.inner.acquire();
         async move {
             let _wait = ConnectionWait::start();
-            acquire.await.map(PoolConnection::new)
+            Driver { future: acquire }.await.map(PoolConnection::new)
         }
     }
 

@@ -9,7 +9,7 @@ use futures_core::stream::BoxStream;
 use sqlx::{Database, Either, Executor};
 
 use super::request::Request;
-use crate::db::Query;
+use crate::db::{Query, driver};
 
 pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
@@ -85,7 +85,7 @@ where
         let State::Running { results, query, batch } = &mut self.state else {
             return Poll::Ready(None);
         };
-        let polled = results.as_mut().poll_next(cx);
+        let polled = driver::run(|| results.as_mut().poll_next(cx));
         if let Some(query) = query {
             match &polled {
                 // The clock is read only where there is a wait: a row that is there costs nothing.

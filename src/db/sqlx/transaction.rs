@@ -9,6 +9,7 @@ use sqlx_core::transaction::TransactionManager;
 use super::connection::{Connection, PoolConnection};
 use super::refuse;
 use crate::db::TransactionWait;
+use crate::db::driver::Driver;
 
 /// A transaction, or a savepoint inside one; rolled back when dropped before its end.
 ///
@@ -35,7 +36,8 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let _wait = TransactionWait::begin().map_err(refuse)?;
         // Open from here on: a `BEGIN` that fails or is cancelled may have reached the server.
         let mut transaction = Self { connection, is_open: true };
-        DB::TransactionManager::begin(transaction.unmetered(), statement).await?;
+        Driver { future: DB::TransactionManager::begin(transaction.unmetered(), statement) }
+            .await?;
         Ok(transaction)
     }
 
@@ -46,7 +48,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     /// Returns the error of the driver.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         let _wait = TransactionWait::end();
-        DB::TransactionManager::commit(self.unmetered()).await?;
+        Driver { future: DB::TransactionManager::commit(self.unmetered()) }.await?;
         self.is_open = false;
         Ok(())
     }
@@ -58,7 +60,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     /// Returns the error of the driver.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
         let _wait = TransactionWait::end();
-        DB::TransactionManager::rollback(self.unmetered()).await?;
+        Driver { future: DB::TransactionManager::rollback(self.unmetered()) }.await?;
         self.is_open = false;
         Ok(())
     }

@@ -1,0 +1,184 @@
+//! Statements that reach sqlx past the metered pools.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tracing::field::{Field, Visit};
+use tracing::span::Id;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::driver;
+use crate::meter::Meter;
+use crate::meter::table::Key;
+use crate::report::unmeasured::statements_are_metered;
+use crate::scope;
+
+/// A `tracing_subscriber` layer that sees the statements that sqlx executes, and reports those that did
+/// not pass through a metered pool, as [`unmetered`](crate::Usage::unmetered).
+///
+/// For a library that has a plain `PgPool` of its own, a query on [`Pool::unmetered`], a pool that
+/// somebody forgot to wrap: what they execute is in no count, but sqlx tells of each statement by a
+/// `tracing` event. This layer compares these with what was counted. Which statements they were is in
+/// [`Report::unmetered`](crate::report::Report::unmetered).
+///
+/// An event belongs to the work that is running where it comes up. The statements of SQLite run on a
+/// thread of the driver, where only the caller's span is known: they belong to the work that runs in
+/// that span, so give every request a span of its own (tower-http's `TraceLayer` does), around the
+/// budget layer or inside it. What comes up outside every unit of work belongs to none.
+///
+/// # Performance
+///
+/// sqlx makes these events at DEBUG, and each costs more than counting does: made for tests, and for
+/// looking around in production for a while. A filter that drops the target `sqlx::query` blinds it;
+/// so does `log_statements(LevelFilter::Off)`, while a lower level there is seen if the filter lets it
+/// pass.
+///
+/// # Not seen
+///
+/// What sqlx makes no events for: `BEGIN`, `COPY`, `LISTEN`. Not reported though seen: other transaction
+/// control, and what the driver sends to set a connection up. An event that comes up after its work has
+/// ended comes too late.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), sqlx::Error> {
+/// use request_budget::{Budget, BudgetExt, Usage, db::BypassWitness, sqlx::Pool};
+/// use sqlx::SqlitePool;
+/// use tracing::Instrument;
+/// use tracing_subscriber::layer::SubscriberExt;
+///
+/// let subscriber = tracing_subscriber::registry().with(BypassWitness::new());
+/// let _guard = tracing::subscriber::set_default(subscriber);
+///
+/// let plain = SqlitePool::connect("sqlite::memory:").await?;
+/// let pool = Pool::from(plain.clone());
+/// let work = async {
+///     sqlx::query("SELECT 1").execute(&pool).await?;
+///     sqlx::query("SELECT 2").execute(&plain).await?; // nobody counts this one
+///     sqlx::query("SELECT 3").execute(&pool).await?;
+///     Ok::<_, sqlx::Error>(Usage::current().unwrap())
+/// };
+/// let work = work.instrument(tracing::info_span!("request"));
+/// let usage = work.budgeted("request", Budget::new()).await.unwrap()?;
+/// assert_eq!((usage.queries, usage.unmetered), (2, 1));
+/// # Ok(()) }
+/// ```
+///
+/// [`Pool::unmetered`]: crate::sqlx::Pool::unmetered
+#[derive(Default)]
+pub struct BypassWitness {
+    /// The work that runs in each span. Weak: the work holds its span.
+    works: Mutex<HashMap<Id, Weak<Meter>>>,
+}
+
+impl BypassWitness {
+    /// A witness that has seen nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        // With it no count passes by being blind.
+        statements_are_metered();
+        Self::default()
+    }
+
+    /// Notes that this work runs in the span in which it was started.
+    pub(crate) fn adopt(meter: &Arc<Meter>) {
+        meter.span().with_subscriber(|(id, dispatch)| {
+            if let Some(witness) = dispatch.downcast_ref::<Self>() {
+                witness.note(id, meter);
+            }
+        });
+    }
+
+    fn note(&self, id: &Id, meter: &Arc<Meter>) {
+        self.with(|works| works.insert(id.clone(), Arc::downgrade(meter)));
+    }
+
+    fn work_in(&self, id: &Id) -> Option<Arc<Meter>> {
+        self.with(|works| works.get(id)?.upgrade())
+    }
+
+    fn with<T>(&self, access: impl FnOnce(&mut HashMap<Id, Weak<Meter>>) -> T) -> T {
+        // No access panics half way, so a poisoned map is whole.
+        access(&mut self.works.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<S> Layer<S> for BypassWitness
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, _: &tracing::span::Attributes<'_>, id: &Id, _: Context<'_, S>) {
+        if let Some(meter) = scope::current() {
+            self.note(id, &meter);
+        }
+    }
+
+    fn on_close(&self, id: Id, _: Context<'_, S>) {
+        self.with(|works| works.remove(&id));
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target() != "sqlx::query" {
+            return;
+        }
+        let mut statement = Statement::default();
+        event.record(&mut statement);
+        let text = statement.text();
+        if is_control(text) {
+            return;
+        }
+        let in_spans = || context.event_scope(event)?.find_map(|span| self.work_in(&span.id()));
+        let Some(meter) = scope::current().or_else(in_spans) else { return };
+        let key = Key::of(text);
+        let by_driver = driver::is_running();
+        meter.chain().for_each(|meter| meter.witness_statement(key, text, by_driver));
+    }
+}
+
+impl fmt::Debug for BypassWitness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BypassWitness").finish_non_exhaustive()
+    }
+}
+
+/// The text in an event of sqlx: its first four words and, if that is not all, the whole of it.
+#[derive(Default)]
+struct Statement {
+    summary: String,
+    whole: String,
+}
+
+impl Statement {
+    fn text(&self) -> &str {
+        // sqlx puts the whole text on lines of its own.
+        let whole = self.whole.strip_prefix("\n\n").and_then(|whole| whole.strip_suffix('\n'));
+        whole.unwrap_or(&self.summary)
+    }
+}
+
+impl Visit for Statement {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "summary" => value.clone_into(&mut self.summary),
+            "db.statement" => value.clone_into(&mut self.whole),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+/// Transaction control, and what drivers send to set a connection up.
+fn is_control(text: &str) -> bool {
+    let word = text.split_whitespace().next().map_or(Cow::Borrowed(""), |word| {
+        Cow::Owned(word.trim_end_matches(';').to_ascii_uppercase())
+    });
+    let is_setup = word == "PRAGMA" || text.starts_with("SET sql_mode=");
+    is_setup || ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"].contains(&&*word)
+}
