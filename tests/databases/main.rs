@@ -3,6 +3,7 @@
 //! A server is named by a variable. Without it the tests that need it are shown as ignored, and why is
 //! said at the top.
 
+mod bypass;
 mod mariadb;
 mod mongo;
 mod postgres;
@@ -19,6 +20,7 @@ fn main() {
     postgres::tests(&mut suite);
     mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
+    bypass::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
 

@@ -1,0 +1,118 @@
+//! The bypass witness: what reaches sqlx past the metered pools shows as unmetered.
+
+use std::sync::{Arc, Mutex};
+
+use apalis_core::backend::TaskSink;
+use apalis_postgres::PostgresStorage;
+use request_budget::db::BypassWitness;
+use request_budget::report::{Report, Reporter};
+use request_budget::sqlx::Pool;
+use request_budget::{Budget, BudgetExt, Usage, Violation};
+use sqlx::{MySqlPool, PgPool};
+use tracing::instrument::WithSubscriber;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::{Suite, with_runtime};
+
+pub(crate) fn tests(suite: &mut Suite) {
+    suite.with_server(
+        "REQUEST_BUDGET_POSTGRES_URL",
+        &[
+            ("bypass_a_job_queue_with_a_plain_pool_is_seen_on_postgres", job_queue),
+            ("bypass_driver_questions_of_its_own_are_nobody_s_bypass", own_questions),
+        ],
+    );
+    suite.with_server(
+        "REQUEST_BUDGET_MYSQL_URL",
+        &[("bypass_a_plain_pool_is_seen_on_mariadb", plain_mariadb)],
+    );
+}
+
+/// The usage of the last work, and the statements that nobody counted in it.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Option<(Usage, Vec<(String, u64)>)>>>);
+
+impl Reporter for Seen {
+    fn violation(&self, _: &Violation) {}
+
+    fn finished(&self, report: &Report<'_>) {
+        let unmetered =
+            report.unmetered().map(|tally| (tally.text.to_owned(), tally.times)).collect();
+        *self.0.lock().expect("not poisoned") = Some((report.usage(), unmetered));
+    }
+}
+
+async fn watched(work: impl Future<Output = ()>) -> (Usage, Vec<(String, u64)>) {
+    let seen = Seen::default();
+    let work = work.budgeted("request", Budget::new()).with_reporter(seen.clone());
+    let subscriber = tracing_subscriber::registry().with(BypassWitness::new());
+    work.with_subscriber(subscriber).await.expect("no limit");
+    seen.0.lock().expect("not poisoned").take().expect("reported")
+}
+
+fn job_queue(url: &str) {
+    with_runtime(0, async {
+        let plain = PgPool::connect(url).await.expect("connects");
+        PostgresStorage::setup(&plain).await.expect("makes its tables");
+        let pool = Pool::from(plain.clone());
+        let mut jobs = PostgresStorage::<String>::new(&plain);
+        // The first one makes the driver look types up, which passes the metered pool by as well.
+        jobs.push("warm up".to_owned()).await.expect("pushes");
+        let (usage, unmetered) = watched(async {
+            sqlx::query("SELECT 1").execute(&pool).await.expect("executes");
+            jobs.push("send the invoice".to_owned()).await.expect("pushes");
+            sqlx::query("SELECT 1").execute(&pool).await.expect("executes");
+        })
+        .await;
+        assert_eq!(usage.queries, 2);
+        assert_eq!(usage.unmetered, 1, "{unmetered:?}");
+        let [(text, 1)] = &*unmetered else { panic!("{unmetered:?}") };
+        assert!(text.contains("apalis"), "{text}");
+    });
+}
+
+fn own_questions(url: &str) {
+    with_runtime(0, async {
+        let raw = PgPool::connect(url).await.expect("connects");
+        // A type of our own, which the driver has to look up in the catalogue.
+        sqlx::raw_sql("DROP TABLE IF EXISTS budget_mooded; DROP TYPE IF EXISTS budget_mood;
+            CREATE TYPE budget_mood AS ENUM ('fine', 'sad'); CREATE TABLE budget_mooded (mood budget_mood)")
+            .execute(&raw)
+            .await
+            .expect("makes a type");
+        let pool = Pool::from(PgPool::connect(url).await.expect("connects"));
+        let (usage, unmetered) = watched(async {
+            let insert = "INSERT INTO budget_mooded VALUES ('fine') RETURNING mood";
+            sqlx::query(insert).fetch_one(&pool).await.expect("inserts");
+            let mut transaction = pool.begin().await.expect("begins");
+            sqlx::query("SELECT mood FROM budget_mooded")
+                .fetch_all(&mut *transaction)
+                .await
+                .expect("reads");
+            sqlx::query("SELECT nonsense").execute(&mut *transaction).await.expect_err("no column");
+            transaction.rollback().await.expect("rolls back");
+            // A batch is one event and two statements.
+            sqlx::raw_sql("SELECT 1; SELECT 2").execute(&pool).await.expect("executes");
+        })
+        .await;
+        assert_eq!((usage.queries, usage.unmetered), (5, 0), "{unmetered:?}");
+    });
+}
+
+fn plain_mariadb(url: &str) {
+    with_runtime(0, async {
+        let plain = MySqlPool::connect_lazy(url).expect("a connection string");
+        let pool = Pool::from(MySqlPool::connect_lazy(url).expect("a connection string"));
+        let (usage, unmetered) = watched(async {
+            sqlx::query("SELECT 1").execute(&pool).await.expect("executes");
+            sqlx::query("SELECT 2").execute(&plain).await.expect("executes");
+            sqlx::query("SELECT 1").execute(&plain).await.expect("executes");
+        })
+        .await;
+        assert_eq!(usage.queries, 1);
+        let mut unmetered = unmetered;
+        unmetered.sort();
+        assert_eq!(unmetered, [("SELECT 1".to_owned(), 1), ("SELECT 2".to_owned(), 1)]);
+        assert_eq!(usage.unmetered, 2);
+    });
+}
