@@ -50,8 +50,7 @@ impl Query {
         let key = Key::of(statement);
         let meter = scope::current();
         if let Some(meter) = &meter {
-            meter.chain().try_for_each(|meter| meter.admit_statement(key))?;
-            meter.chain().for_each(|meter| meter.count_statement(key, statement));
+            meter.take_statement(key, statement)?;
         } else {
             UNATTRIBUTED.fetch_add(1, Relaxed);
         }

@@ -33,8 +33,10 @@ impl TransactionWait {
     pub(crate) fn begin() -> Result<Self, Cut> {
         let wait = Wait::start(scope::current());
         let resource = Resource::Transactions;
-        wait.chain().try_for_each(|meter| meter.admit(resource, Suspect::Nobody))?;
-        wait.chain().for_each(|meter| meter.add(resource, 1, Suspect::Nobody));
+        if let Some(meter) = &wait.meter {
+            meter.take(resource, Suspect::Nobody)?;
+        }
+        wait.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
         Ok(Self(wait))
     }
 

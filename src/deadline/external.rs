@@ -84,9 +84,10 @@ impl Call {
     fn begin(name: &str) -> Result<Self, Cut> {
         let meter = scope::current();
         let key = Key::of(name);
-        let chain = || meter.iter().flat_map(|meter| meter.chain());
-        chain().try_for_each(|m| m.admit(Resource::ExternalCalls, Suspect::External(key)))?;
-        chain().for_each(|meter| meter.count_external(key, name));
+        if let Some(meter) = &meter {
+            meter.take(Resource::ExternalCalls, Suspect::External(key))?;
+            meter.chain().for_each(|meter| meter.count_external(key, name));
+        }
         let timeout = meter.as_ref().and_then(|meter| {
             let timeout = meter.external_timeout()?;
             Some(meter.remaining_time().map_or(timeout, |left| left.min(timeout)))

@@ -156,37 +156,98 @@ impl Meter {
         self.refused.load(Relaxed)
     }
 
-    /// Asks whether one more execution of this statement is allowed, before it is counted or sent.
-    pub(crate) fn admit_statement(&self, key: Key) -> Result<(), Cut> {
-        self.admit(Resource::Queries, Suspect::TopStatement)?;
-        // Looked up only where it can matter.
-        if self.limits().hard_limits(Resource::RepeatedQueries) {
-            let executions = self.statements.find(key).map_or(0, Entry::count);
-            self.admit_after(Resource::RepeatedQueries, executions, Suspect::Statement(key))?;
+    /// Counts one execution of a statement, which is about to be sent, here and in all that this work
+    /// runs inside; or nowhere, if a hard limit of any of them forbids it.
+    pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
+        let give_back = |meter: &Self| meter.give_back_statement(key);
+        self.take_in_all(|meter| meter.take_statement_here(key, text), give_back)?;
+        self.chain().for_each(|meter| meter.count_statement(key, text));
+        Ok(())
+    }
+
+    fn take_statement_here(&self, key: Key, text: &str) -> Result<(), Cut> {
+        self.take_here(Resource::Queries, Suspect::TopStatement)?;
+        let most = self.limits().hard(Resource::RepeatedQueries);
+        if self.limits_repetitions() && self.statements.take(key, text, most).is_none() {
+            self.give_back(Resource::Queries);
+            return Err(self.refuse(Resource::RepeatedQueries, Suspect::Statement(key)));
         }
         Ok(())
     }
 
-    /// Asks whether one more of a resource is allowed, before it is counted or done.
-    pub(crate) fn admit(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
-        self.admit_after(resource, self.used(resource), suspect)
-    }
-
-    fn admit_after(&self, resource: Resource, before: u64, suspect: Suspect) -> Result<(), Cut> {
-        let next = before.saturating_add(1);
-        if next > self.limits().hard(resource) {
-            self.cross(resource, next, suspect);
+    fn give_back_statement(&self, key: Key) {
+        self.give_back(Resource::Queries);
+        if self.limits_repetitions() {
+            self.statements.give_back(key);
         }
-        let Some(cut) = self.cut() else { return Ok(()) };
-        self.refused.store(true, Relaxed);
-        Err(cut.clone())
     }
 
-    /// Counts one execution of a statement.
-    pub(crate) fn count_statement(&self, key: Key, text: &str) {
-        let repeated = self.statements.count(key, text);
-        self.add(Resource::Queries, 1, Suspect::TopStatement);
+    /// What is left to do for a statement once all accounts have taken it.
+    fn count_statement(&self, key: Key, text: &str) {
+        let repeated = if self.limits_repetitions() {
+            self.statements.find(key).map_or(0, Entry::count)
+        } else {
+            self.statements.count(key, text)
+        };
+        self.check_taken(Resource::Queries, Suspect::TopStatement);
         self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    }
+
+    /// Whether repetitions are counted before a statement is sent, since one may be too many.
+    fn limits_repetitions(&self) -> bool {
+        self.limits().hard_limits(Resource::RepeatedQueries)
+    }
+
+    /// Counts one more of a resource here and in all that this work runs inside; or nowhere, if a hard
+    /// limit of any of them forbids it. Soft limits are yet to be checked.
+    pub(crate) fn take(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
+        let give_back = |meter: &Self| meter.give_back(resource);
+        self.take_in_all(|meter| meter.take_here(resource, suspect), give_back)
+    }
+
+    /// Checks the soft limit on what was taken.
+    pub(crate) fn check_taken(&self, resource: Resource, suspect: Suspect) {
+        self.check(resource, self.used(resource), suspect);
+    }
+
+    fn take_in_all(
+        &self,
+        take: impl Fn(&Self) -> Result<(), Cut>,
+        give_back: impl Fn(&Self),
+    ) -> Result<(), Cut> {
+        for (taken, meter) in self.chain().enumerate() {
+            if let Err(cut) = take(meter) {
+                self.chain().take(taken).for_each(give_back);
+                return Err(cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asking and counting is one step: threads that ask for the last one at once do not all get it.
+    fn take_here(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
+        let hard = self.limits().hard(resource);
+        let one_more = |used: u64| (used < hard).then(|| used.saturating_add(1));
+        let used = &self.used[resource.index()];
+        if self.cut().is_none() && used.fetch_update(Relaxed, Relaxed, one_more).is_ok() {
+            return Ok(());
+        }
+        Err(self.refuse(resource, suspect))
+    }
+
+    fn give_back(&self, resource: Resource) {
+        self.used[resource.index()].fetch_sub(1, Relaxed);
+    }
+
+    /// Refuses what is one too many, or comes after something that was.
+    #[cold]
+    fn refuse(&self, resource: Resource, suspect: Suspect) -> Cut {
+        self.refused.store(true, Relaxed);
+        if self.cut().is_none() {
+            let limit = self.limits().hard(resource);
+            self.cross_hard(resource, limit.saturating_add(1), limit, suspect);
+        }
+        self.cut().expect("a hard limit that was crossed cuts").clone()
     }
 
     /// Counts one command that got its connection now, and times it until its end.
@@ -219,10 +280,10 @@ impl Meter {
         }
     }
 
-    /// Counts one call to an external system.
+    /// Counts one call to an external system, which was taken.
     pub(crate) fn count_external(&self, key: Key, name: &str) {
         self.externals.count(key, name);
-        self.add(Resource::ExternalCalls, 1, Suspect::External(key));
+        self.check_taken(Resource::ExternalCalls, Suspect::External(key));
     }
 
     /// Charges the wait for one statement, of which this is a part, or all.
@@ -323,6 +384,16 @@ impl Meter {
         limit: u64,
         suspect: Suspect,
     ) {
+        // A call that takes too long is cut by itself; the work goes on.
+        if severity == Severity::Hard
+            && resource != Resource::ExternalTimeout
+            && self.cut().is_none()
+        {
+            // Before all else: whoever finds this crossing known goes by the cut. Another thread may
+            // have been first.
+            let violation = self.violation(resource, severity, observed, limit, suspect);
+            drop(self.cut.set(Cut::new(violation)));
+        }
         let soft = 1 << resource.index();
         let hard = soft << Resource::COUNT;
         // A hard crossing says all that the soft one would.
@@ -334,10 +405,6 @@ impl Meter {
             return;
         }
         let violation = self.violation(resource, severity, observed, limit, suspect);
-        // A call that takes too long is cut by itself; the work goes on.
-        if severity == Severity::Hard && resource != Resource::ExternalTimeout {
-            drop(self.cut.set(Cut::new(violation.clone())));
-        }
         report::violation(self, &violation);
     }
 

@@ -60,12 +60,25 @@ impl Table {
 
     /// Counts one more of this text; returns how many there are now, or 0 if it is not told apart.
     pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
+        self.take(key, text, u64::MAX).unwrap_or_default()
+    }
+
+    /// Counts one more of this text, unless that would be more than so many.
+    pub(crate) fn take(&self, key: Key, text: &str, most: u64) -> Option<u64> {
         let Some(entry) = self.entry(key) else {
             self.left_out.fetch_add(1, Relaxed);
-            return 0;
+            return Some(0);
         };
         entry.text.get_or_init(|| self.keep(text));
-        entry.count.fetch_add(1, Relaxed).saturating_add(1)
+        let one_more = |count: u64| (count < most).then(|| count.saturating_add(1));
+        let before = entry.count.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        Some(before.saturating_add(1))
+    }
+
+    /// Takes back one that was counted, because it is not executed after all.
+    pub(crate) fn give_back(&self, key: Key) {
+        let count = self.find(key).map_or(&self.left_out, |entry| &entry.count);
+        count.fetch_sub(1, Relaxed);
     }
 
     /// Notes that a text was executed; whether that is more often than it was counted.
