@@ -83,6 +83,12 @@ impl Query {
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 
+    /// Whether the work that waits for it is being ended from outside.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.is_abandoned())
+    }
+
     /// Counts one more statement of a batch that was sent as one text.
     #[cfg(feature = "sqlx")]
     pub(crate) fn count_next_of_batch(&mut self) {

@@ -40,6 +40,11 @@ impl TransactionWait {
         Ok(Self(wait))
     }
 
+    /// Whether the work that waits for it is being ended from outside.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.meter.as_ref().is_some_and(|meter| meter.is_abandoned())
+    }
+
     /// Waits for a transaction, counted before, to end.
     pub(crate) fn end() -> Self {
         Self(Wait::start(scope::current()))

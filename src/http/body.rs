@@ -94,7 +94,11 @@ impl<B> ResponseBody<B> {
 /// Drops the body, then reports the end, unless both were done before.
 fn end<B>(mut inner: Pin<&mut Option<B>>, work: &mut Option<Work>, outcome: Outcome) {
     if let Some(mut work) = work.take() {
-        work.run(|| inner.set(None));
+        if matches!(outcome, Outcome::Cut | Outcome::Cancelled) {
+            work.abandon(|| inner.set(None));
+        } else {
+            work.run(|| inner.set(None));
+        }
         work.finish(outcome);
     }
 }

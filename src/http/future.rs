@@ -33,7 +33,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(work) = this.work {
-                work.run(|| this.future.set(None));
+                work.abandon(|| this.future.set(None));
             }
         }
     }
@@ -84,7 +84,7 @@ where
                 false => return Poll::Pending,
             },
         };
-        work.run(|| this.future.set(None));
+        work.abandon(|| this.future.set(None));
         work.finish(Outcome::Cut);
         *this.work = None;
         let answer =

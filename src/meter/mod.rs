@@ -51,6 +51,7 @@ pub(crate) struct Meter {
     crossed: AtomicU64,
     cut: OnceLock<Cut>,
     refused: AtomicBool,
+    abandoned: AtomicBool,
 }
 
 /// What to name as the cause should a charge cross a limit.
@@ -83,6 +84,7 @@ impl Meter {
             crossed: AtomicU64::new(0),
             cut: OnceLock::new(),
             refused: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
         }
     }
 
@@ -149,6 +151,17 @@ impl Meter {
     /// The crossing of a hard limit that ends the work.
     pub(crate) fn cut(&self) -> Option<&Cut> {
         self.cut.get()
+    }
+
+    /// Notes that the work is being ended from outside, in the middle of whatever it does.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Relaxed);
+    }
+
+    /// Whether this work, or one that it runs inside, is being ended from outside.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.chain().any(|meter| meter.abandoned.load(Relaxed))
     }
 
     /// Whether something was refused, so that an answer made without it is not to be used.

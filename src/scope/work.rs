@@ -75,6 +75,14 @@ impl Work {
         self.meter.as_ref().expect("unfinished work has an account").time_is_up()
     }
 
+    /// Runs the destructors of work that is ended from outside: cut, or dropped.
+    pub(crate) fn abandon<T>(&mut self, destructors: impl FnOnce() -> T) -> T {
+        if let Some(meter) = &self.meter {
+            meter.abandon();
+        }
+        self.run(destructors)
+    }
+
     /// Reports the end. Only the first call counts.
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if let Some(meter) = self.meter.take() {

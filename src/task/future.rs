@@ -29,7 +29,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let State::Started { work } = this.state {
-                work.run(|| this.future.set(None));
+                work.abandon(|| this.future.set(None));
             }
         }
     }
@@ -88,7 +88,7 @@ impl<F: Future> Future for Budgeted<F> {
                 false => return Poll::Pending,
             },
         };
-        work.run(|| this.future.set(None));
+        work.abandon(|| this.future.set(None));
         work.finish(Outcome::Cut);
         Poll::Ready(Err(cut))
     }

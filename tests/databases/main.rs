@@ -4,6 +4,7 @@
 //! said at the top.
 
 mod bypass;
+mod cut;
 mod mariadb;
 mod mongo;
 mod postgres;
@@ -21,6 +22,7 @@ fn main() {
     mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
     bypass::tests(&mut suite);
+    cut::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
 

@@ -12,7 +12,9 @@ use super::transaction::Transaction;
 /// `&mut Connection` is the executor behind `&mut *conn` of a [`PoolConnection`] and `&mut *tx` of a
 /// [`Transaction`]. See the [module docs](super).
 pub struct Connection<DB: Database> {
-    raw: Raw<DB>,
+    /// `None` only while it is taken apart.
+    raw: Option<Raw<DB>>,
+    was_interrupted: bool,
 }
 
 enum Raw<DB: Database> {
@@ -24,7 +26,11 @@ impl<DB: Database> Connection<DB> {
     /// Counts the statements of a connection that belongs to no pool.
     pub fn new(raw: DB::Connection) -> Self {
         crate::report::unmeasured::statements_are_metered();
-        Self { raw: Raw::Single(Box::new(raw)) }
+        Self::from_raw(Raw::Single(Box::new(raw)))
+    }
+
+    fn from_raw(raw: Raw<DB>) -> Self {
+        Self { raw: Some(raw), was_interrupted: false }
     }
 
     /// sqlx's own connection.
@@ -32,10 +38,16 @@ impl<DB: Database> Connection<DB> {
     /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's
     /// own type: migrations, `COPY`, hooks of a driver.
     pub fn unmetered(&mut self) -> &mut DB::Connection {
-        match &mut self.raw {
-            Raw::Pooled(raw) => raw,
-            Raw::Single(raw) => raw,
-        }
+        self.parts().0
+    }
+
+    /// The driver's connection, and where to note that a statement on it was interrupted.
+    pub(super) fn parts(&mut self) -> (&mut DB::Connection, &mut bool) {
+        let raw = match self.raw.as_mut().expect("whole until it is closed") {
+            Raw::Pooled(raw) => &mut **raw,
+            Raw::Single(raw) => &mut **raw,
+        };
+        (raw, &mut self.was_interrupted)
     }
 
     /// Begins a transaction, or a savepoint inside the one that is open.
@@ -73,10 +85,26 @@ impl<DB: Database> Connection<DB> {
     /// # Errors
     ///
     /// Returns the error of the driver.
-    pub async fn close(self) -> sqlx::Result<()> {
-        match self.raw {
-            Raw::Pooled(raw) => raw.close().await,
-            Raw::Single(raw) => raw.close().await,
+    pub async fn close(mut self) -> sqlx::Result<()> {
+        match self.raw.take() {
+            Some(Raw::Pooled(raw)) => raw.close().await,
+            Some(Raw::Single(raw)) => raw.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<DB: Database> Drop for Connection<DB> {
+    fn drop(&mut self) {
+        // On its way back to the pool it would wait for the statement that nobody waits for any more,
+        // and hold its place for as long. Without it the pool has room at once; the server rolls back
+        // what was open. SQLite's statement runs in this very process, and stops by itself when nobody
+        // takes its rows; to close its connection can mean to lose the database, if that is in memory.
+        if self.was_interrupted
+            && matches!(DB::NAME, "PostgreSQL" | "MySQL")
+            && let Some(Raw::Pooled(raw)) = self.raw.take()
+        {
+            drop(raw.detach());
         }
     }
 }
@@ -88,11 +116,13 @@ impl<DB: Database> fmt::Debug for Connection<DB> {
 }
 
 /// A [`Connection`] of a [`Pool`](super::Pool), to which it returns when dropped.
+///
+/// Unless its unit of work was cut, or dropped, in the middle of a statement: then it is closed.
 pub struct PoolConnection<DB: Database>(Connection<DB>);
 
 impl<DB: Database> PoolConnection<DB> {
     pub(super) fn new(raw: sqlx::pool::PoolConnection<DB>) -> Self {
-        Self(Connection { raw: Raw::Pooled(raw) })
+        Self(Connection::from_raw(Raw::Pooled(raw)))
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -106,17 +136,17 @@ impl<DB: Database> PoolConnection<DB> {
 
     /// Closes the connection when it is dropped, instead of giving it back.
     pub fn close_on_drop(&mut self) {
-        if let Raw::Pooled(raw) = &mut self.0.raw {
+        if let Some(Raw::Pooled(raw)) = &mut self.0.raw {
             raw.close_on_drop();
         }
     }
 
     /// Takes the connection out of the pool for good.
     #[must_use]
-    pub fn detach(self) -> Connection<DB> {
-        match self.0.raw {
-            Raw::Pooled(raw) => Connection::new(raw.detach()),
-            Raw::Single(_) => self.0,
+    pub fn detach(mut self) -> Connection<DB> {
+        match self.0.raw.take() {
+            Some(Raw::Pooled(raw)) => Connection::new(raw.detach()),
+            single => Connection { raw: single, was_interrupted: self.0.was_interrupted },
         }
     }
 }

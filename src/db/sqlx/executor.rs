@@ -13,6 +13,7 @@ use futures_core::stream::BoxStream;
 use sqlx::{Database, Describe, Execute, Executor, SqlStr};
 
 use super::connection::Connection;
+use super::execution::Execution;
 use super::pool::Pool;
 use super::request::Request;
 use super::stream::{Results, Step};
@@ -33,7 +34,7 @@ where
         let request = Request::new(query);
         if request.may_be_batch() {
             // Statement by statement, to count each.
-            let mut results = Results::<DB>::new(self.unmetered(), request, false);
+            let mut results = Results::<DB>::new(self, request, false);
             return Box::pin(async move {
                 let mut total = DB::QueryResult::default();
                 while let Some(step) = next(&mut results).await {
@@ -45,8 +46,11 @@ where
             });
         }
         Box::pin(async move {
-            let _query = request.start()?;
-            Driver { future: self.unmetered().execute(request) }.await
+            let (connection, was_interrupted) = self.parts();
+            let mut execution = Execution::new(request.start()?, was_interrupted);
+            let result = Driver { future: connection.execute(request) }.await;
+            execution.is_over();
+            result
         })
     }
 
@@ -55,7 +59,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let mut results = Results::<DB>::new(self.unmetered(), Request::new(query), false);
+        let mut results = Results::<DB>::new(self, Request::new(query), false);
         Box::pin(try_stream! {
             while let Some(step) = next(&mut results).await {
                 if let Step::<DB>::Left(result) = step? {
@@ -70,7 +74,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(Results::<DB>::new(self.unmetered(), Request::new(query), true))
+        Box::pin(Results::<DB>::new(self, Request::new(query), true))
     }
 
     fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
@@ -78,7 +82,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let mut results = Results::<DB>::new(self.unmetered(), Request::new(query), true);
+        let mut results = Results::<DB>::new(self, Request::new(query), true);
         Box::pin(async move {
             let mut rows = Vec::new();
             while let Some(step) = next(&mut results).await {
@@ -97,12 +101,14 @@ where
     {
         let request = Request::new(query);
         Box::pin(async move {
-            let mut query = request.start()?;
-            let row = Driver { future: self.unmetered().fetch_optional(request) }.await?;
-            if let (Some(query), Some(_)) = (&mut query, &row) {
+            let (connection, was_interrupted) = self.parts();
+            let mut execution = Execution::new(request.start()?, was_interrupted);
+            let row = Driver { future: connection.fetch_optional(request) }.await;
+            execution.is_over();
+            if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
                 query.add_rows(1);
             }
-            Ok(row)
+            row
         })
     }
 
@@ -165,7 +171,7 @@ where
         let (connection, request) = (self.acquire(), Request::new(query));
         Box::pin(try_stream! {
             let mut connection = connection.await?;
-            let mut results = Results::<DB>::new(connection.unmetered(), request, true);
+            let mut results = Results::<DB>::new(&mut connection, request, true);
             while let Some(step) = next(&mut results).await {
                 yield step?;
             }

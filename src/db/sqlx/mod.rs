@@ -46,6 +46,20 @@
 //! A statement past a hard limit is not handed to the driver. Its caller gets a
 //! [`sqlx::Error::Io`] that holds a [`Cut`](crate::Cut), and the unit of work ends.
 //!
+//! # Cancellation
+//!
+//! A statement whose unit of work is cut, or dropped because the client has hung up, does not hold its
+//! place in the pool (PostgreSQL, MySQL and MariaDB): the connection is closed instead of given back,
+//! and the server rolls an open transaction back. The server may go on with the statement for a while.
+//! To bound that, let it look whether the client is still there, or bound every statement:
+//!
+//! * PostgreSQL 14 and later: `PgConnectOptions::options([("client_connection_check_interval", "100ms")])`
+//!   ends the statement when the connection is closed; `statement_timeout` bounds all of them.
+//! * MariaDB: `SET SESSION max_statement_time = 5` (seconds) in `PoolOptions::after_connect`. MySQL:
+//!   `max_execution_time` (milliseconds), for SELECT only.
+//!
+//! With SQLite, and with sqlx's `Any`, the connection goes back to the pool.
+//!
 //! # What is not here
 //!
 //! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not
@@ -53,6 +67,7 @@
 //! [`Pool::unmetered`] and [`Connection::unmetered`].
 
 mod connection;
+mod execution;
 mod executor;
 mod pool;
 mod request;

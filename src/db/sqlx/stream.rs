@@ -8,6 +8,8 @@ use futures_core::Stream;
 use futures_core::stream::BoxStream;
 use sqlx::{Database, Either, Executor};
 
+use super::connection::Connection;
+use super::execution::Execution;
 use super::request::Request;
 use crate::db::{Query, driver};
 
@@ -22,13 +24,12 @@ pub(super) struct Results<'e, DB: Database> {
 
 enum State<'e, DB: Database> {
     New {
-        connection: &'e mut DB::Connection,
+        connection: &'e mut Connection<DB>,
         request: Request<DB>,
     },
-    /// No query where the driver will send nothing.
     Running {
         results: BoxStream<'e, sqlx::Result<Step<DB>>>,
-        query: Option<Query>,
+        execution: Execution<'e, Option<Query>>,
         batch: Batch,
     },
     Done,
@@ -47,7 +48,7 @@ where
     for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
 {
     pub(super) fn new(
-        connection: &'e mut DB::Connection,
+        connection: &'e mut Connection<DB>,
         request: Request<DB>,
         hands_out_rows: bool,
     ) -> Self {
@@ -59,8 +60,10 @@ where
             State::New { connection, request } => {
                 let query = request.start()?;
                 let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
+                let (connection, was_interrupted) = connection.parts();
+                let execution = Execution::new(query, was_interrupted);
                 let results = connection.fetch_many(request);
-                self.state = State::Running { results, query, batch };
+                self.state = State::Running { results, execution, batch };
             }
             started => self.state = started,
         }
@@ -82,11 +85,11 @@ where
             return Poll::Ready(Some(Err(refused)));
         }
         let hands_out_rows = self.hands_out_rows;
-        let State::Running { results, query, batch } = &mut self.state else {
+        let State::Running { results, execution, batch } = &mut self.state else {
             return Poll::Ready(None);
         };
         let polled = driver::run(|| results.as_mut().poll_next(cx));
-        if let Some(query) = query {
+        if let Some(query) = &mut **execution {
             match &polled {
                 // The clock is read only where there is a wait: a row that is there costs nothing.
                 Poll::Pending => query.resume(),
@@ -100,6 +103,7 @@ where
             }
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            execution.is_over();
             self.state = State::Done;
         }
         polled

@@ -7,6 +7,7 @@ use sqlx::{Database, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
 use super::connection::{Connection, PoolConnection};
+use super::execution::Execution;
 use super::refuse;
 use crate::db::TransactionWait;
 use crate::db::driver::Driver;
@@ -33,12 +34,15 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     }
 
     async fn begin_on(connection: Held<'c, DB>, statement: Option<SqlStr>) -> sqlx::Result<Self> {
-        let _wait = TransactionWait::begin().map_err(refuse)?;
+        let wait = TransactionWait::begin().map_err(refuse)?;
         // Open from here on: a `BEGIN` that fails or is cancelled may have reached the server.
         let mut transaction = Self { connection, is_open: true };
-        Driver { future: DB::TransactionManager::begin(transaction.unmetered(), statement) }
-            .await?;
-        Ok(transaction)
+        let (raw, was_interrupted) = transaction.parts();
+        let mut execution = Execution::new(wait, was_interrupted);
+        let begun = Driver { future: DB::TransactionManager::begin(raw, statement) }.await;
+        execution.is_over();
+        drop(execution);
+        begun.map(|()| transaction)
     }
 
     /// Makes the changes last.
@@ -47,10 +51,13 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// Returns the error of the driver.
     pub async fn commit(mut self) -> sqlx::Result<()> {
-        let _wait = TransactionWait::end();
-        Driver { future: DB::TransactionManager::commit(self.unmetered()) }.await?;
-        self.is_open = false;
-        Ok(())
+        let (raw, was_interrupted) = self.parts();
+        let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
+        let committed = Driver { future: DB::TransactionManager::commit(raw) }.await;
+        execution.is_over();
+        drop(execution);
+        self.is_open = committed.is_err();
+        committed
     }
 
     /// Undoes the changes, and waits until that is done.
@@ -59,10 +66,13 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// Returns the error of the driver.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
-        let _wait = TransactionWait::end();
-        Driver { future: DB::TransactionManager::rollback(self.unmetered()) }.await?;
-        self.is_open = false;
-        Ok(())
+        let (raw, was_interrupted) = self.parts();
+        let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
+        let rolled_back = Driver { future: DB::TransactionManager::rollback(raw) }.await;
+        execution.is_over();
+        drop(execution);
+        self.is_open = rolled_back.is_err();
+        rolled_back
     }
 }
 

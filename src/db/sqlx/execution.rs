@@ -1,0 +1,67 @@
+//! One statement on its way, and what is to be done if nobody waits for its end.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::db::Query;
+
+/// A statement that the driver works on.
+///
+/// Dropped in the middle because the unit of work ends, it notes on the connection that this is not
+/// fit for others. Dropped in the middle by the work itself (the first rows of a stream were enough) it
+/// does not: the driver reads the rest when the connection is used next, as without this crate.
+pub(super) struct Execution<'e, W: Watched> {
+    watched: W,
+    was_interrupted: &'e mut bool,
+    is_over: bool,
+}
+
+/// What knows whether the unit of work is being ended from outside.
+pub(super) trait Watched {
+    fn is_abandoned(&self) -> bool;
+}
+
+/// None where the driver sends nothing.
+impl Watched for Option<Query> {
+    fn is_abandoned(&self) -> bool {
+        self.as_ref().is_some_and(Query::is_abandoned)
+    }
+}
+
+impl Watched for crate::db::TransactionWait {
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned()
+    }
+}
+
+impl<'e, W: Watched> Execution<'e, W> {
+    pub(super) fn new(watched: W, was_interrupted: &'e mut bool) -> Self {
+        Self { watched, was_interrupted, is_over: false }
+    }
+
+    /// Notes that the driver is done with it.
+    pub(super) fn is_over(&mut self) {
+        self.is_over = true;
+    }
+}
+
+impl<W: Watched> Drop for Execution<'_, W> {
+    fn drop(&mut self) {
+        if !self.is_over && self.watched.is_abandoned() {
+            *self.was_interrupted = true;
+        }
+    }
+}
+
+impl<W: Watched> Deref for Execution<'_, W> {
+    type Target = W;
+
+    fn deref(&self) -> &W {
+        &self.watched
+    }
+}
+
+impl<W: Watched> DerefMut for Execution<'_, W> {
+    fn deref_mut(&mut self) -> &mut W {
+        &mut self.watched
+    }
+}

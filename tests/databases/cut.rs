@@ -1,0 +1,180 @@
+//! A statement that is cut frees its place in the pool at once, and its transaction is rolled back.
+
+use std::time::Duration;
+
+use request_budget::sqlx::Pool;
+use request_budget::{Budget, BudgetExt, Resource, Usage};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{MySqlPool, PgPool};
+use tokio::time::{Instant, timeout};
+
+use crate::{Suite, with_runtime};
+
+pub(crate) fn tests(suite: &mut Suite) {
+    suite.with_server(
+        "REQUEST_BUDGET_POSTGRES_URL",
+        &[
+            ("cut_on_postgres_frees_the_pool_on_one_thread", |url| {
+                with_runtime(0, postgres(url, "cut_one"))
+            }),
+            ("cut_on_postgres_frees_the_pool_on_two_threads", |url| {
+                with_runtime(2, postgres(url, "cut_two"))
+            }),
+            ("cut_on_postgres_ends_the_statement_on_the_server", ends_on_the_server),
+            ("cut_on_postgres_leaves_a_stream_that_the_work_itself_drops", own_drop),
+        ],
+    );
+    suite.with_server(
+        "REQUEST_BUDGET_MYSQL_URL",
+        &[("cut_on_mariadb_frees_the_pool", |url| with_runtime(0, mariadb(url)))],
+    );
+}
+
+const CUT_AFTER: Duration = Duration::from_millis(100);
+
+/// How long the next statement takes to be there and back, once another was cut by this.
+macro_rules! next_after {
+    ($pool:expr, $cut:expr) => {{
+        let first = sqlx::query("SELECT 1").execute($pool).await;
+        first.expect("warms the pool up");
+        $cut.await;
+        let since = Instant::now();
+        sqlx::query("SELECT 1").execute($pool).await.expect("executes");
+        since.elapsed()
+    }};
+}
+
+/// The same cuts, against this pool of one connection and against the plain one, for both servers.
+macro_rules! frees_the_pool {
+    ($plain:expr, $sleep:expr, $table:expr) => {{
+        let (plain, sleep): (_, &'static str) = ($plain, $sleep);
+        let insert: &'static str = concat!("INSERT INTO ", $table, " VALUES (1)");
+        let count: &'static str = concat!("SELECT count(*) FROM ", $table);
+        let pool = Pool::from(plain.clone());
+        let budget = Budget::new().total_time(CUT_AFTER);
+
+        // Without us the pool waits for the statement: else the rest would prove nothing.
+        let without = next_after!(&plain, async {
+            timeout(CUT_AFTER, sqlx::query(sleep).execute(&plain)).await.expect_err("is cut");
+        });
+        assert!(without > Duration::from_millis(700), "{without:?}");
+
+        let by_time = next_after!(&plain, async {
+            let cut = sqlx::query(sleep).execute(&pool).budgeted("slow", budget.clone()).await;
+            let cut = cut.expect_err("is cut");
+            assert_eq!(cut.violation().resource, Resource::TotalTime);
+        });
+        assert!(by_time < without / 4, "{by_time:?} against {without:?}");
+
+        let in_transaction = next_after!(&plain, async {
+            let work = async {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(insert).execute(&mut *transaction).await?;
+                sqlx::query(sleep).execute(&mut *transaction).await?;
+                transaction.commit().await
+            };
+            work.budgeted("slow", budget.clone()).await.expect_err("is cut");
+        });
+        assert!(in_transaction < without / 4, "{in_transaction:?} against {without:?}");
+
+        let between_statements = next_after!(&plain, async {
+            let work = async {
+                let mut transaction = pool.begin().await?;
+                sqlx::query(insert).execute(&mut *transaction).await?;
+                std::future::pending::<()>().await;
+                transaction.commit().await
+            };
+            work.budgeted("slow", budget.clone()).await.expect_err("is cut");
+        });
+        assert!(between_statements < without / 4, "{between_statements:?} against {without:?}");
+
+        let by_hanging_up = next_after!(&plain, async {
+            let work = sqlx::query(sleep).execute(&pool).budgeted("slow", Budget::new());
+            timeout(CUT_AFTER, work).await.expect_err("the client hangs up");
+        });
+        assert!(by_hanging_up < without / 4, "{by_hanging_up:?} against {without:?}");
+
+        let of_a_stream = next_after!(&plain, async {
+            use futures_util::TryStreamExt;
+            let work = async { sqlx::query(sleep).fetch(&pool).try_next().await };
+            work.budgeted("slow", budget.clone()).await.expect_err("is cut");
+        });
+        assert!(of_a_stream < without / 4, "{of_a_stream:?} against {without:?}");
+
+        // A server may still be at it; what it does then is in a transaction that nobody commits.
+        let left: i64 = sqlx::query_scalar(count).fetch_one(&plain).await.expect("counts");
+        assert_eq!(left, 0);
+        assert_eq!(plain.size(), 1);
+    }};
+}
+
+async fn postgres(url: &str, schema: &'static str) {
+    let options: PgConnectOptions = url.parse().expect("a connection string");
+    let options = options.options([("search_path", schema)]);
+    let plain =
+        PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connects");
+    let make = format!(
+        "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; CREATE TABLE {schema}.budget_cut (id INT)"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&plain).await.expect("makes a table");
+    frees_the_pool!(plain, "SELECT pg_sleep(1)", "budget_cut");
+}
+
+async fn mariadb(url: &str) {
+    let admin = MySqlPool::connect(url).await.expect("connects");
+    sqlx::raw_sql("DROP DATABASE IF EXISTS budget_cut; CREATE DATABASE budget_cut; CREATE TABLE budget_cut.budget_cut (id INT)")
+        .execute(&admin)
+        .await
+        .expect("makes a table");
+    let options: sqlx::mysql::MySqlConnectOptions = url.parse().expect("a connection string");
+    let options = options.database("budget_cut");
+    let plain =
+        MySqlPoolOptions::new().max_connections(1).connect_with(options).await.expect("connects");
+    frees_the_pool!(plain, "SELECT SLEEP(1)", "budget_cut");
+}
+
+fn ends_on_the_server(url: &str) {
+    with_runtime(0, async {
+        let options: PgConnectOptions = url.parse().expect("a connection string");
+        let options = options.options([("client_connection_check_interval", "50ms")]);
+        let pool =
+            PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connects");
+        let pool = Pool::from(pool);
+        let admin = PgPool::connect(url).await.expect("connects");
+        let running = async || {
+            let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(30)%' AND state = 'active'";
+            sqlx::query_scalar::<_, i64>(running).fetch_one(&admin).await.expect("counts")
+        };
+        let budget = Budget::new().total_time(CUT_AFTER);
+        let sleep = sqlx::query("SELECT pg_sleep(30)").execute(&pool);
+        sleep.budgeted("slow", budget).await.expect_err("is cut");
+        let since = Instant::now();
+        while running().await > 0 {
+            assert!(since.elapsed() < Duration::from_secs(20), "the server goes on");
+        }
+    });
+}
+
+fn own_drop(url: &str) {
+    with_runtime(0, async {
+        use futures_util::TryStreamExt;
+        let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
+        let pool = Pool::from(plain);
+        let backend = async || {
+            let id = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(&pool).await;
+            id.expect("fetches")
+        };
+        let before = backend().await;
+        let work = async {
+            let mut rows = sqlx::query("SELECT generate_series(1, 1000)").fetch(&pool);
+            rows.try_next().await.expect("fetches").expect("there are rows");
+            drop(rows);
+            let query = sqlx::query("SELECT pg_sleep(0.2)").execute(&pool);
+            timeout(Duration::from_millis(20), query).await.expect_err("the work's own timeout");
+            Usage::current().expect("inside").queries
+        };
+        assert_eq!(work.budgeted("first_row", Budget::new()).await, Ok(2));
+        assert_eq!(backend().await, before, "the connection is the same one");
+    });
+}
