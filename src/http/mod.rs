@@ -35,16 +35,20 @@
 
 mod body;
 mod error;
+mod external;
 mod future;
 mod layer;
 mod policy;
+mod problem;
 mod reject;
 mod service;
 
 pub use body::ResponseBody;
 pub use error::BodyError;
+pub use external::{ExternalError, ExternalFuture, ExternalLayer, ExternalService};
 pub use future::ResponseFuture;
 pub use layer::BudgetLayer;
 pub use policy::{ByRoute, Naming, Policy};
+pub use problem::ProblemDetails;
 pub use reject::Reject;
 pub use service::BudgetService;

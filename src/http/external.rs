@@ -1,0 +1,155 @@
+//! A client whose calls are external calls.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::deadline::External;
+use crate::error::Cut;
+
+/// Makes every call of a tower client a call to an external system.
+///
+/// What [`external`](crate::ExternalExt::external) does for one future, for all calls of a client:
+/// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the unit of
+/// work that makes them. For any `Service`: hyper-util's client, `reqwest::Client`, a stack with retries.
+///
+/// A call ends when the service's future does, with HTTP clients when the response's headers are there.
+/// Reading the body is not part of it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use request_budget::http::{ExternalError, ExternalLayer};
+/// use request_budget::{Budget, BudgetExt};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// let payments = service_fn(|amount: u32| async move {
+///     tokio::time::sleep(Duration::from_millis(amount.into())).await;
+///     Ok::<_, Infallible>(amount)
+/// });
+/// let payments = ExternalLayer::new("payments").layer(payments);
+/// let work = async {
+///     assert_eq!(payments.clone().oneshot(10).await.unwrap(), 10);
+///     payments.oneshot(10_000).await
+/// };
+/// let budget = Budget::new().external_timeout(Duration::from_millis(500));
+/// let error = work.budgeted("order", budget).await.unwrap().unwrap_err();
+/// assert!(matches!(error, ExternalError::Cut(_)));
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ExternalLayer {
+    name: Cow<'static, str>,
+}
+
+impl ExternalLayer {
+    /// A layer for a client of this system.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self { name: name.into() }
+    }
+}
+
+impl<S> Layer<S> for ExternalLayer {
+    type Service = ExternalService<S>;
+
+    fn layer(&self, inner: S) -> ExternalService<S> {
+        ExternalService { inner, name: self.name.clone() }
+    }
+}
+
+/// A client whose calls are external calls. See [`ExternalLayer`].
+#[derive(Debug, Clone)]
+pub struct ExternalService<S> {
+    inner: S,
+    name: Cow<'static, str>,
+}
+
+impl<S> ExternalService<S> {
+    /// The inner client.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner client, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Takes the inner client out.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, Request> Service<Request> for ExternalService<S>
+where
+    S: Service<Request>,
+{
+    type Response = S::Response;
+    type Error = ExternalError<S::Error>;
+    type Future = ExternalFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(ExternalError::Inner)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        ExternalFuture { call: External::new(self.inner.call(request), self.name.clone()) }
+    }
+}
+
+pin_project! {
+    /// The response future of [`ExternalService`].
+    #[derive(Debug)]
+    pub struct ExternalFuture<F> {
+        #[pin]
+        call: External<F>,
+    }
+}
+
+impl<F, T, E> Future for ExternalFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    type Output = Result<T, ExternalError<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.project().call.poll(cx)) {
+            Ok(answer) => answer.map_err(ExternalError::Inner),
+            Err(cut) => Err(ExternalError::Cut(cut)),
+        })
+    }
+}
+
+/// The error of a call through an [`ExternalService`].
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a call fails by itself or is cut; there is no third")]
+pub enum ExternalError<E> {
+    /// The error of the client; prints as that error does.
+    Inner(E),
+    /// The time for the call was up, or it was refused.
+    Cut(Cut),
+}
+
+impl<E: fmt::Display> fmt::Display for ExternalError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(error) => error.fmt(f),
+            Self::Cut(cut) => cut.fmt(f),
+        }
+    }
+}
+
+// Asks for `Display` and not for `Error`, which the boxed errors of tower's stacks lack.
+impl<E: fmt::Debug + fmt::Display> Error for ExternalError<E> {}
