@@ -3,9 +3,7 @@
 
 mariadb_stop=KILL
 
-mariadb_packages() {
-    command -v mariadbd mariadb-install-db mariadb >/dev/null || echo mariadb-server
-}
+mariadb_packages() { have mariadbd mariadb-install-db mariadb || echo mariadb-server; }
 
 mariadb_version() { mariadbd --version | sed 's/^.*Ver /MariaDB /; s/ for .*//'; }
 

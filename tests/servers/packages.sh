@@ -25,6 +25,14 @@ install_missing_packages() {
     }
 }
 
+# Whether all the commands are there: `command -v` is content with one of them.
+have() {
+    local name
+    for name; do
+        command -v "$name" >/dev/null || return 1
+    done
+}
+
 # Debian starts a server as soon as it is installed, unless this file of its own forbids it.
 # shellcheck disable=SC2016
 install_as_root='

@@ -3,7 +3,7 @@
 
 redis_stop=KILL
 
-redis_packages() { command -v redis-server redis-cli >/dev/null || echo redis-server; }
+redis_packages() { have redis-server redis-cli || echo redis-server; }
 
 redis_version() { redis-server --version | sed 's/ server v=/ /; s/ sha=.*//'; }
 
