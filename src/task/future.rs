@@ -82,7 +82,11 @@ impl<F: Future> Future for Budgeted<F> {
                 work.finish(Outcome::Ok);
                 return Poll::Ready(Ok(output));
             }
-            (Some(cut), _) => cut,
+            (Some(cut), output) => {
+                // Made without what was refused; it belongs to the work, as an answer does.
+                work.run(|| drop(output));
+                cut
+            }
             (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
                 true => work.time_is_up(),
                 false => return Poll::Pending,
