@@ -117,12 +117,15 @@ impl Call {
         let limit = self.timeout.map_or(0, nanos);
         let suspect = Suspect::External(self.key);
         let resource = Resource::ExternalTimeout;
-        let limiting = meter.chain().filter(|meter| meter.limits().hard_time(resource).is_some());
-        for meter in limiting {
+        // A wider limit of other work in the chain was not crossed.
+        let tightest = meter.external_timeout();
+        let limiting = || meter.chain().filter(|m| m.limits().hard_time(resource) == tightest);
+        for meter in limiting() {
             // Crossed even where less than the limit was left of the whole time.
             meter.cross_hard(resource, time, limit, suspect);
         }
-        Cut::new(meter.violation(resource, Severity::Hard, time, limit, suspect))
+        let limited = limiting().next().unwrap_or(&meter);
+        Cut::new(limited.violation(resource, Severity::Hard, time, limit, suspect))
     }
 }
 
