@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
 use tokio::task::coop::unconstrained;
 
 use crate::report::fields::HEALTH;
@@ -56,7 +57,11 @@ impl Timer {
 /// A timer of the runtime, or none where the runtime has none: then the clock is looked at on each
 /// poll, which is late but better than a panic in somebody's request.
 fn new_sleep(at: Instant) -> Option<Sleep> {
-    let sleep = catch_unwind(AssertUnwindSafe(|| sleep_until(at))).ok();
+    // Asked first: even a caught panic prints, and it ends a program that aborts on panics. Whether a
+    // runtime has timers cannot be asked.
+    let sleep = Handle::try_current()
+        .ok()
+        .and_then(|_| catch_unwind(AssertUnwindSafe(|| sleep_until(at))).ok());
     static SAID: AtomicBool = AtomicBool::new(false);
     if sleep.is_none() && !SAID.swap(true, Relaxed) {
         tracing::warn!(
