@@ -1,0 +1,18 @@
+//! Units of work as their users see them: where they begin and end, what is charged to them, and
+//! what their limits do.
+//!
+//! Polled by hand or on a paused clock; nothing here waits for real time.
+
+#![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
+
+mod body_end;
+mod external;
+mod forwarding;
+mod naming;
+mod panics;
+mod reporting;
+mod scope;
+mod stress;
+mod support;
+mod total_time;
+mod usage;
