@@ -188,6 +188,24 @@ impl Budget {
         scope::current()?.remaining_time()
     }
 
+    /// Leaves at most so much of the total time.
+    #[cfg(feature = "http")]
+    pub(crate) fn shorten_total_time(self, most: Duration) -> Self {
+        let before = self.limits().hard(Resource::TotalTime);
+        let soft = self.limits().soft(Resource::TotalTime);
+        let soft = (soft != NONE).then_some(soft);
+        self.set(Resource::TotalTime, soft, Some(nanos(most).min(before)))
+    }
+
+    /// Takes what has passed already from the total time, if that is limited.
+    #[cfg(feature = "http")]
+    pub(crate) fn charge_total_time(self, passed: Duration) -> Self {
+        match self.limits().hard_time(Resource::TotalTime) {
+            Some(total) => self.shorten_total_time(total.saturating_sub(passed)),
+            None => self,
+        }
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         self.limits.as_deref().unwrap_or(Limits::UNLIMITED)
     }

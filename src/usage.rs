@@ -62,6 +62,10 @@ pub struct Usage {
     /// Wall time since the start.
     #[serde(serialize_with = "seconds")]
     pub total_time: Duration,
+    /// How long a request waited before it reached the service, which is not in `total_time`; `None`
+    /// where that is not known.
+    #[serde(serialize_with = "optional_seconds")]
+    pub queue_time: Option<Duration>,
     /// The longest single poll; `None` where polls are not timed.
     #[serde(serialize_with = "optional_seconds")]
     pub poll_time: Option<Duration>,

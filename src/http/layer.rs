@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::deadline::{Incoming, QueueTime};
 use super::policy::ByRoute;
 use super::reject::Reject;
 use super::service::BudgetService;
@@ -24,6 +25,7 @@ pub struct BudgetLayer<P, N = ByRoute> {
 pub(super) struct Hooks {
     pub(super) reporter: Option<Arc<dyn Reporter>>,
     pub(super) reject: Option<Arc<dyn Reject>>,
+    pub(super) incoming: Incoming,
 }
 
 impl<P> BudgetLayer<P> {
@@ -55,6 +57,27 @@ impl<P, N> BudgetLayer<P, N> {
     #[must_use]
     pub fn with_reporter(mut self, reporter: impl Reporter) -> Self {
         self.hooks.reporter = Some(Arc::new(reporter));
+        self
+    }
+
+    /// Lets callers shorten the [`total_time`](crate::Budget::total_time) of their requests, by the
+    /// headers [`grpc-timeout`](super::GRPC_TIMEOUT) and [`x-request-timeout-ms`](super::TIMEOUT_MS).
+    ///
+    /// They can only shorten it; where there is no limit theirs is the limit. A value that makes no sense
+    /// is ignored, with an event at DEBUG.
+    #[must_use]
+    pub fn with_incoming_deadlines(mut self) -> Self {
+        self.hooks.incoming.honours_deadline = true;
+        self
+    }
+
+    /// Measures how long requests waited before they got here, by the header
+    /// [`x-request-start`](super::REQUEST_START) of a proxy in front, and charges it if so asked.
+    ///
+    /// Only as true as the clocks of the two machines agree: trust it where you run both.
+    #[must_use]
+    pub fn with_queue_time(mut self, queue_time: QueueTime) -> Self {
+        self.hooks.incoming.queue_time = queue_time;
         self
     }
 

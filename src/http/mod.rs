@@ -34,6 +34,7 @@
 //! each reports once.
 
 mod body;
+mod deadline;
 mod error;
 mod external;
 mod future;
@@ -44,6 +45,9 @@ mod reject;
 mod service;
 
 pub use body::ResponseBody;
+pub use deadline::{
+    DeadlineLayer, DeadlineService, GRPC_TIMEOUT, QueueTime, REQUEST_START, TIMEOUT_MS,
+};
 pub use error::BodyError;
 pub use external::{ExternalError, ExternalFuture, ExternalLayer, ExternalService};
 pub use future::ResponseFuture;

@@ -65,7 +65,11 @@ where
         let budget = self.policy.budget(&request);
         let name = self.naming.name(&request);
         let is_head = request.method() == Method::HEAD;
+        let (budget, waited) = self.hooks.incoming.apply(budget, request.headers());
         let mut work = Work::start(name, budget, self.hooks.reporter.clone());
+        if let (Some(waited), Some(meter)) = (waited, work.meter()) {
+            meter.set_queue_time(waited);
+        }
         let future = work.run(|| self.inner.call(request));
         ResponseFuture::new(future, work, self.hooks.reject.clone(), is_head)
     }

@@ -42,6 +42,8 @@ pub(crate) struct Meter {
     live: AtomicU64,
     busy: AtomicU64,
     unmetered: AtomicU64,
+    /// How long the work waited before it was started, where that is known.
+    queue_time: OnceLock<Duration>,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
     commands: InFlight,
@@ -77,6 +79,7 @@ impl Meter {
             live: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             unmetered: AtomicU64::new(0),
+            queue_time: OnceLock::new(),
             #[cfg(feature = "mongodb")]
             commands: InFlight::default(),
             statements: Table::default(),
@@ -110,6 +113,12 @@ impl Meter {
 
     pub(crate) fn externals(&self) -> &Table {
         &self.externals
+    }
+
+    /// Notes how long the work waited before it was started.
+    #[cfg(feature = "http")]
+    pub(crate) fn set_queue_time(&self, waited: Duration) {
+        self.queue_time.get_or_init(|| waited);
     }
 
     /// Settles inside which work this one runs. Only the first call counts.
@@ -509,6 +518,7 @@ impl Meter {
             external_calls: count(Resource::ExternalCalls),
             external_time: time(Resource::ExternalTime),
             total_time: self.started.elapsed(),
+            queue_time: self.queue_time.get().copied(),
             poll_time: polls_are_timed.then(|| time(Resource::PollTime)),
             busy_time: polls_are_timed.then(|| Duration::from_nanos(self.busy.load(Relaxed))),
             response_bytes: count(Resource::ResponseBytes),

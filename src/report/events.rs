@@ -72,6 +72,7 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
             { EXTERNAL_CALLS } = usage.external_calls,
             { EXTERNAL_TIME } = micros(usage.external_time),
             { TOTAL_TIME } = micros(usage.total_time),
+            { QUEUE_TIME } = usage.queue_time.map(micros),
             { POLL_TIME } = usage.poll_time.map(micros),
             { BUSY_TIME } = usage.busy_time.map(micros),
             { RESPONSE_BYTES } = usage.response_bytes,

@@ -59,6 +59,8 @@ pub const EXTERNAL_CALLS: &str = "external_calls";
 pub const EXTERNAL_TIME: &str = "external_time_us";
 /// See [`Usage::total_time`](crate::Usage::total_time); microseconds.
 pub const TOTAL_TIME: &str = "total_time_us";
+/// See [`Usage::queue_time`](crate::Usage::queue_time); microseconds, absent where it is not known.
+pub const QUEUE_TIME: &str = "queue_time_us";
 /// See [`Usage::poll_time`](crate::Usage::poll_time); microseconds, absent where polls are not timed.
 pub const POLL_TIME: &str = "poll_time_us";
 /// See [`Usage::busy_time`](crate::Usage::busy_time); microseconds, absent where polls are not timed.
