@@ -12,8 +12,9 @@ use crate::time::nanos;
 /// The limits for one unit of work: an HTTP request or a background task.
 ///
 /// There is no limit unless it is named. A bare value is a soft limit, which reports when it is
-/// crossed; for [`total_time`](Self::total_time) and [`external_timeout`](Self::external_timeout) it
-/// is a hard one, which also cuts the work. See [`Limit`] to say which, or both.
+/// crossed; for [`total_time`](Self::total_time), [`external_timeout`](Self::external_timeout) and
+/// [`body_idle`](Self::body_idle) it is a hard one, which also cuts the work. See [`Limit`] to say
+/// which, or both.
 ///
 /// Cloning is cheap: clones share the limits.
 ///
@@ -152,6 +153,43 @@ impl Budget {
         self.count(Resource::ResponseBytes, bytes)
     }
 
+    /// The longest wait for the next piece of a response body; **hard** by default: the body ends in an
+    /// error.
+    ///
+    /// Only the time that the server waits for the body counts, not what the client takes to read.
+    pub fn body_idle(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::BodyIdle, limit)
+    }
+
+    /// Lets [`total_time`](Self::total_time) and [`slow_request`](Self::slow_request) end with the
+    /// headers of the response, for bodies that are meant to last: server-sent events, downloads.
+    ///
+    /// Bound such a body by [`body_idle`](Self::body_idle), or not at all. Of an exchange that is
+    /// upgraded (WebSocket) nothing is left after the headers: give what runs then a budget of its own,
+    /// with [`budgeted`](crate::BudgetExt::budgeted).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::extract::{MatchedPath, Request};
+    /// use request_budget::{Budget, BudgetLayer};
+    ///
+    /// let web = Budget::new().total_time(Duration::from_secs(1));
+    /// let events = web.clone().until_headers().body_idle(Duration::from_secs(30));
+    /// let layer = BudgetLayer::new(move |request: &Request| {
+    ///     match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
+    ///         Some("/events") => events.clone(),
+    ///         _ => web.clone(),
+    ///     }
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn until_headers(mut self) -> Self {
+        Arc::make_mut(self.limits.get_or_insert_default()).end_at_headers = true;
+        self
+    }
+
     /// The limit on a resource, if there is one.
     #[must_use]
     pub fn limit(&self, resource: Resource) -> Option<Limit<Amount>> {
@@ -236,6 +274,9 @@ impl fmt::Debug for Budget {
                 all.field(resource.name(), &limit);
             }
         }
+        if self.limits().end_at_headers {
+            all.field("until_headers", &true);
+        }
         all.finish()
     }
 }
@@ -248,10 +289,16 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct Limits {
     soft: [u64; Resource::COUNT],
     hard: [u64; Resource::COUNT],
+    /// The limits on the wall time say nothing of a response's body.
+    pub(crate) end_at_headers: bool,
 }
 
 impl Limits {
-    const UNLIMITED: &Self = &Self { soft: [NONE; Resource::COUNT], hard: [NONE; Resource::COUNT] };
+    const UNLIMITED: &Self = &Self {
+        soft: [NONE; Resource::COUNT],
+        hard: [NONE; Resource::COUNT],
+        end_at_headers: false,
+    };
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {
         self.soft[resource.index()]

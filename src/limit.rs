@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How far a resource may be used: softly, which reports, or hard, which cuts the work as well.
 ///
 /// A bare value is accepted wherever a limit is: it takes the kind that the resource has by default,
-/// soft for all but `total_time` and `external_timeout`.
+/// soft for all but `total_time`, `external_timeout` and `body_idle`.
 /// Use is over a limit when it is *more* than the limit, so a limit of zero allows nothing.
 ///
 /// # Examples

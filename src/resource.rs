@@ -54,6 +54,8 @@ pub enum Resource {
     PollTime,
     /// Bytes of response body handed to the server.
     ResponseBytes,
+    /// The longest wait for the next piece of a response body.
+    BodyIdle,
 }
 
 impl Resource {
@@ -76,6 +78,7 @@ impl Resource {
         Self::SlowRequest,
         Self::PollTime,
         Self::ResponseBytes,
+        Self::BodyIdle,
     ];
 
     /// How many there are: the length of every per-resource array.
@@ -102,6 +105,7 @@ impl Resource {
             Self::SlowRequest => "slow_request",
             Self::PollTime => "poll_time",
             Self::ResponseBytes => "response_bytes",
+            Self::BodyIdle => "body_idle",
         }
     }
 
@@ -122,13 +126,14 @@ impl Resource {
             | Self::ExternalTimeout
             | Self::TotalTime
             | Self::SlowRequest
-            | Self::PollTime => Unit::Time,
+            | Self::PollTime
+            | Self::BodyIdle => Unit::Time,
         }
     }
 
     /// Whether a limit given as a bare value cuts the work.
     pub(crate) const fn is_hard_by_default(self) -> bool {
-        matches!(self, Self::TotalTime | Self::ExternalTimeout)
+        matches!(self, Self::TotalTime | Self::ExternalTimeout | Self::BodyIdle)
     }
 
     /// The words that follow the number in a message: "21 **queries**, limit 20".
@@ -155,6 +160,7 @@ impl Resource {
             (Self::TotalTime | Self::SlowRequest, _) => "in total",
             (Self::PollTime, _) => "in one poll",
             (Self::ResponseBytes, _) => "of response body",
+            (Self::BodyIdle, _) => "without a piece of the body",
         }
     }
 

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::error::BodyError;
+use super::idle::Idle;
 use crate::deadline::Timer;
 use crate::meter::Suspect;
 use crate::report::Outcome;
@@ -30,6 +31,8 @@ pin_project! {
         work: Option<Work>,
         #[pin]
         timer: Timer,
+        #[pin]
+        idle: Idle,
         sent: u64,
         complete: Complete,
     }
@@ -67,10 +70,14 @@ impl<B: Body> ResponseBody<B> {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_empty = is_bodiless || body.is_end_stream();
         let length = if is_empty { Some(0) } else { body.size_hint().exact() };
+        if let Some(meter) = work.meter() {
+            meter.headers_are_there();
+        }
         Self {
             inner: Some(body),
             rejection: None,
             timer: Timer::new(work.deadline()),
+            idle: Idle::default(),
             work: Some(work),
             sent: 0,
             complete: Complete { outcome, length },
@@ -84,6 +91,7 @@ impl<B> ResponseBody<B> {
             inner: None,
             rejection: Some(payload).filter(|payload| !payload.is_empty()),
             timer: Timer::new(None),
+            idle: Idle::default(),
             work: None,
             sent: 0,
             complete: Complete { outcome: Outcome::Cut, length: None },
@@ -123,6 +131,9 @@ where
             let mut inner = this.inner.as_mut().as_pin_mut().expect("there as long as the work is");
             (inner.as_mut().poll_frame(cx), inner.is_end_stream())
         });
+        if polled.is_ready() {
+            this.idle.as_mut().end(work);
+        }
         let cut_by = |work: &Work| match work.cut(false) {
             None if this.timer.is_elapsed() => Some(work.time_is_up()),
             cut => cut,
@@ -159,7 +170,10 @@ where
             Poll::Pending => match work.cut(false) {
                 Some(cut) => cut,
                 None if this.timer.as_mut().poll_elapsed(cx) => work.time_is_up(),
-                None => return Poll::Pending,
+                None => match this.idle.poll_elapsed(work, cx) {
+                    Some(cut) => cut,
+                    None => return Poll::Pending,
+                },
             },
         };
         end(this.inner, this.work, Outcome::Cut);

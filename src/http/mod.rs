@@ -38,6 +38,7 @@ mod deadline;
 mod error;
 mod external;
 mod future;
+mod idle;
 mod layer;
 mod policy;
 mod problem;

@@ -54,6 +54,8 @@ pub(crate) struct Meter {
     cut: OnceLock<Cut>,
     refused: AtomicBool,
     abandoned: AtomicBool,
+    /// The limits on the wall time have been checked, for good.
+    timeless: AtomicBool,
 }
 
 /// What to name as the cause should a charge cross a limit.
@@ -88,6 +90,7 @@ impl Meter {
             cut: OnceLock::new(),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            timeless: AtomicBool::new(false),
         }
     }
 
@@ -133,6 +136,9 @@ impl Meter {
 
     /// When the time of this work alone is up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.timeless.load(Relaxed) {
+            return None;
+        }
         // A limit so long that the clock cannot show it is no limit.
         self.started.checked_add(self.limits().hard_time(Resource::TotalTime)?)
     }
@@ -148,12 +154,21 @@ impl Meter {
         self.chain().filter_map(|meter| meter.limits().hard_time(Resource::ExternalTimeout)).min()
     }
 
+    /// Ends the work because nothing came for so long.
+    #[cfg(feature = "http")]
+    pub(crate) fn was_idle(&self, waited: Duration) -> Cut {
+        self.reached(Resource::BodyIdle, nanos(waited))
+    }
+
     /// Ends the work because its time is up.
     pub(crate) fn time_is_up(&self) -> Cut {
-        let observed = nanos(self.started.elapsed());
-        let limit = self.limits().hard(Resource::TotalTime);
-        self.cross_hard(Resource::TotalTime, observed, limit, Suspect::Nobody);
-        let resource = Resource::TotalTime;
+        self.reached(Resource::TotalTime, nanos(self.started.elapsed()))
+    }
+
+    /// Ends the work at a hard limit that a timer has reached, if only just.
+    fn reached(&self, resource: Resource, observed: u64) -> Cut {
+        let limit = self.limits().hard(resource);
+        self.cross_hard(resource, observed, limit, Suspect::Nobody);
         Cut::new(self.violation(resource, Severity::Hard, observed, limit, Suspect::Nobody))
     }
 
@@ -464,11 +479,25 @@ impl Meter {
         }
     }
 
+    /// The headers of a response are there, with which limits on the wall time can end.
+    #[cfg(feature = "http")]
+    pub(crate) fn headers_are_there(&self) {
+        if self.limits().end_at_headers {
+            self.check_wall_time();
+        }
+    }
+
+    fn check_wall_time(&self) {
+        if !self.timeless.swap(true, Relaxed) {
+            let total = nanos(self.started.elapsed());
+            self.check(Resource::TotalTime, total, Suspect::Nobody);
+            self.check(Resource::SlowRequest, total, Suspect::Nobody);
+        }
+    }
+
     /// The checks that can only be made at the end.
     pub(crate) fn close(&self) {
-        let total = nanos(self.started.elapsed());
-        self.check(Resource::TotalTime, total, Suspect::Nobody);
-        self.check(Resource::SlowRequest, total, Suspect::Nobody);
+        self.check_wall_time();
         self.check(Resource::Retained, self.live.load(Relaxed), Suspect::Nobody);
         report::unmeasured::check(self.limits());
     }

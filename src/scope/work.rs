@@ -1,6 +1,8 @@
 //! A unit of work from its start to the one report of its end.
 
 use std::sync::Arc;
+#[cfg(feature = "http")]
+use std::time::Duration;
 
 use super::current::{Entered, current};
 use crate::budget::Budget;
@@ -73,6 +75,16 @@ impl Work {
     /// Panics if the work was finished already: then no timer rings any more.
     pub(crate) fn time_is_up(&self) -> Cut {
         self.meter.as_ref().expect("unfinished work has an account").time_is_up()
+    }
+
+    /// Ends the work because nothing came for so long.
+    ///
+    /// # Panics
+    ///
+    /// As [`time_is_up`](Self::time_is_up).
+    #[cfg(feature = "http")]
+    pub(crate) fn was_idle(&self, waited: Duration) -> Cut {
+        self.meter.as_ref().expect("unfinished work has an account").was_idle(waited)
     }
 
     /// Runs the destructors of work that is ended from outside: cut, or dropped.

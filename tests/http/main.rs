@@ -12,6 +12,7 @@ mod naming;
 mod panics;
 mod reporting;
 mod scope;
+mod streams;
 mod stress;
 mod support;
 mod total_time;
