@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::{AsyncReadExt, AsyncWriteExt, StreamExt, TryStreamExt};
 use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::event::EventHandler;
+use mongodb::event::cmap::CmapEvent;
 use mongodb::event::command::CommandEvent;
 use mongodb::options::ClientOptions;
 use mongodb::{Collection, IndexModel};
@@ -31,6 +34,9 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("mongodb_gridfs_is_counted", gridfs),
             ("mongodb_command_in_flight_at_the_end_is_counted_with_its_time", in_flight),
             ("mongodb_retry_is_one_more_query", retries),
+            ("mongodb_connection_that_breaks_gives_the_error_of_the_driver", broken_connection),
+            ("mongodb_wait_for_a_connection_is_no_query_time", connection_wait),
+            ("mongodb_tls_that_is_refused_gives_the_error_of_the_driver", tls_refused),
             ("mongodb_unreachable_server_gives_the_error_of_the_driver", |_| unreachable_server()),
         ],
     );
@@ -463,6 +469,70 @@ fn unreachable_server() {
             std::mem::discriminant(&*expected.kind),
             "{error}"
         );
+        assert_eq!(usage.queries, 0);
+    });
+}
+
+/// A connection that breaks in mid-command, as when the server is killed.
+fn broken_connection(url: &str) {
+    with_runtime(0, async {
+        let mut options = options(url).await;
+        options.app_name = Some("broken".to_owned());
+        options.retry_reads = Some(false);
+        let plain = mongodb::Client::with_options(options.clone()).expect("the options are good");
+        let client = Client::with_options(options).expect("the options are good");
+        let posts = empty_posts(&client, "broken").await;
+        let twice = doc! { "configureFailPoint": "failCommand", "mode": { "times": 2 }, "data": {
+        "failCommands": ["find"], "closeConnection": true, "appName": "broken" } };
+        client.database("admin").run_command(twice).await.expect("test commands are on");
+        let expected = plain.database("broken").collection::<Document>("posts");
+        let expected = expected.find_one(doc! {}).await.expect_err("the server hangs up");
+        let mut error = None;
+        let usage = usage_of(async { error = posts.find_one(doc! {}).await.err() }).await;
+        let error = error.expect("the server hangs up");
+        assert_eq!(
+            std::mem::discriminant(&*error.kind),
+            std::mem::discriminant(&*expected.kind),
+            "{error}"
+        );
+        assert_eq!(usage.queries, 1);
+        let next = usage_of(async { drop(posts.find_one(doc! {}).await.expect("finds")) }).await;
+        assert_eq!(next.queries, 1, "nothing leaks into the next");
+    });
+}
+
+fn connection_wait(url: &str) {
+    with_runtime(0, async {
+        let mut options = options(url).await;
+        options.max_pool_size = Some(1);
+        let (sender, mut events) = tokio::sync::mpsc::channel(100);
+        options.cmap_event_handler = Some(sender.into());
+        let client = Client::with_options(options).expect("the options are good");
+        let posts = empty_posts(&client, "connection_wait").await;
+        posts.insert_one(doc! { "n": 1 }).await.expect("inserts");
+        while events.try_recv().is_ok() {}
+        let slow = posts.clone();
+        let slow = async move { slow.find_one(doc! { "$where": "sleep(200) || true" }).await };
+        let slow = tokio::spawn(slow);
+        // From then on it has the only connection.
+        while !matches!(events.recv().await, Some(CmapEvent::ConnectionCheckedOut(_))) {}
+        let usage = usage_of(async { drop(posts.find_one(doc! {}).await.expect("finds")) }).await;
+        assert!(usage.connection_wait > Duration::from_millis(100), "{usage:?}");
+        assert!(usage.query_time < usage.connection_wait, "{usage:?}");
+        slow.await.expect("no panic").expect("finds");
+    });
+}
+
+fn tls_refused(url: &str) {
+    with_runtime(0, async {
+        let mut options = options(url).await;
+        options.tls = Some(mongodb::options::Tls::Enabled(mongodb::options::TlsOptions::default()));
+        options.server_selection_timeout = Some(Duration::from_millis(200));
+        let client = Client::with_options(options).expect("the options are good");
+        let mut error = None;
+        let usage = usage_of(async { error = client.list_database_names().await.err() }).await;
+        let error = error.expect("the server speaks no TLS");
+        assert!(matches!(*error.kind, ErrorKind::ServerSelection { .. }), "{error}");
         assert_eq!(usage.queries, 0);
     });
 }
