@@ -111,7 +111,6 @@ where
 
 pin_project! {
     /// The response future of [`ExternalService`].
-    #[derive(Debug)]
     pub struct ExternalFuture<F> {
         #[pin]
         call: External<F>,
@@ -129,6 +128,12 @@ where
             Ok(answer) => answer.map_err(ExternalError::Inner),
             Err(cut) => Err(ExternalError::Cut(cut)),
         })
+    }
+}
+
+impl<F> fmt::Debug for ExternalFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExternalFuture").field(&self.call).finish()
     }
 }
 
