@@ -1,0 +1,214 @@
+//! Every public type can be named, and is `Send`, `Sync`, `Unpin`, `Debug` and so on as promised.
+//!
+//! The compiler does the checking. It is needed because rustc's own lints are silent inside
+//! `pin_project!`, and because an auto trait is lost by a change deep inside.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt::{Debug, Display};
+use std::future::Ready;
+use std::hash::Hash;
+use std::path::Path;
+
+use request_budget::alloc::CountingAllocator;
+use request_budget::db::{BypassWitness, Query};
+use request_budget::deadline::External;
+use request_budget::http::{
+    BodyError, BudgetService, ByRoute, DeadlineLayer, DeadlineService, ExternalError,
+    ExternalFuture, ExternalLayer, ExternalService, Naming, Policy, ProblemDetails, QueueTime,
+    Reject, ResponseBody, ResponseFuture,
+};
+use request_budget::mongodb::{Client, Detail};
+use request_budget::report::{Name, Outcome, Report, Reporter, Tally};
+use request_budget::resource::{Amount, Unit};
+use request_budget::scope::InCurrentBudget;
+use request_budget::sqlx::{Connection, Pool, PoolConnection, Transaction};
+use request_budget::task::Budgeted;
+use request_budget::{
+    Budget, BudgetExt, BudgetLayer, Cause, Cut, ExternalExt, Limit, Resource, Severity, Usage,
+    Violation,
+};
+use serde::Serialize;
+use sqlx::Sqlite;
+
+/// Of no use for anything but to be wrapped.
+struct Opaque;
+
+/// May go to another thread, but not be shared with it.
+type Local = Cell<u8>;
+
+fn everywhere<T: Debug + Send + Sync + Unpin + 'static>() {}
+
+fn data<T: Debug + Clone + PartialEq + Send + Sync + Unpin + 'static>() {}
+
+fn handle<T: Debug + Clone + Send + Sync + Unpin + 'static>() {}
+
+fn plain<T: Debug + Copy + Eq + Hash + Send + Sync + Unpin + 'static>() {}
+
+fn displayed<T: Display>() {}
+
+fn serialised<T: Serialize>() {}
+
+fn error<T: Error + Send + Sync + Unpin + 'static>() {}
+
+fn shared<T: Send + Sync>() {}
+
+fn sent<T: Send>() {}
+
+fn debugged<T: Debug>() {}
+
+fn copied<T: Debug + Copy + Send + Sync + Unpin>() {}
+
+#[test]
+fn settings_and_findings_are_data() {
+    data::<Budget>();
+    plain::<Limit<u64>>();
+    plain::<Resource>();
+    plain::<Unit>();
+    plain::<Amount>();
+    plain::<Severity>();
+    plain::<Outcome>();
+    data::<Usage>();
+    data::<Violation>();
+    data::<Cause>();
+    data::<Cut>();
+    handle::<Name>();
+    copied::<Report<'_>>();
+    copied::<Tally<'_>>();
+    copied::<QueueTime>();
+    copied::<Detail>();
+}
+
+#[test]
+fn what_people_read_is_displayed_and_what_machines_read_is_serialised() {
+    displayed::<Resource>();
+    displayed::<Amount>();
+    displayed::<Outcome>();
+    displayed::<Usage>();
+    displayed::<Violation>();
+    displayed::<Cause>();
+    displayed::<Name>();
+    serialised::<Resource>();
+    serialised::<Unit>();
+    serialised::<Amount>();
+    serialised::<Severity>();
+    serialised::<Outcome>();
+    serialised::<Usage>();
+    serialised::<Violation>();
+    serialised::<Cause>();
+}
+
+#[test]
+fn errors_are_errors() {
+    error::<Cut>();
+    error::<BodyError<std::io::Error>>();
+    // Boxed errors are no `Error` themselves.
+    error::<BodyError<Box<dyn Error + Send + Sync>>>();
+    error::<ExternalError<std::io::Error>>();
+    error::<ExternalError<Box<dyn Error + Send + Sync>>>();
+}
+
+#[test]
+fn layers_and_services_are_handles() {
+    handle::<BudgetLayer<Budget>>();
+    handle::<BudgetLayer<Budget, ByRoute>>();
+    handle::<BudgetService<(), Budget>>();
+    handle::<ByRoute>();
+    handle::<ProblemDetails>();
+    handle::<ExternalLayer>();
+    handle::<ExternalService<()>>();
+    handle::<DeadlineLayer>();
+    handle::<DeadlineService<()>>();
+    sent::<BudgetService<Local, Budget>>();
+}
+
+#[test]
+fn futures_and_bodies_are_what_they_wrap() {
+    shared::<ResponseFuture<Opaque>>();
+    shared::<ResponseBody<Opaque>>();
+    shared::<ExternalFuture<Opaque>>();
+    shared::<External<Opaque>>();
+    shared::<Budgeted<Opaque>>();
+    shared::<InCurrentBudget<Opaque>>();
+    sent::<ResponseFuture<Local>>();
+    sent::<ResponseBody<Local>>();
+    sent::<ExternalFuture<Local>>();
+    sent::<External<Local>>();
+    sent::<Budgeted<Local>>();
+    sent::<InCurrentBudget<Local>>();
+}
+
+#[test]
+fn futures_and_bodies_can_be_debugged_whatever_they_wrap() {
+    debugged::<ResponseFuture<Opaque>>();
+    debugged::<ResponseBody<Opaque>>();
+    debugged::<ExternalFuture<Opaque>>();
+    debugged::<External<Opaque>>();
+    debugged::<Budgeted<Opaque>>();
+    debugged::<InCurrentBudget<Opaque>>();
+}
+
+#[test]
+fn a_carried_future_can_be_moved_if_what_it_carries_can() {
+    everywhere::<InCurrentBudget<Ready<()>>>();
+}
+
+#[test]
+fn databases_are_handles_and_connections_are_values() {
+    handle::<Pool<Sqlite>>();
+    everywhere::<Connection<Sqlite>>();
+    everywhere::<PoolConnection<Sqlite>>();
+    everywhere::<Transaction<'static, Sqlite>>();
+    handle::<Client>();
+    everywhere::<Query>();
+    everywhere::<BypassWitness>();
+    handle::<CountingAllocator>();
+    shared::<CountingAllocator<Opaque>>();
+}
+
+#[test]
+fn hooks_can_be_kept_behind_a_pointer() {
+    fn hook<T: ?Sized + Debug + Send + Sync + 'static>() {}
+    hook::<dyn Reporter>();
+    hook::<dyn Reject>();
+    // These are generic over the request's body and chosen when the layer is made.
+    fn kept(_: &dyn Policy<()>, _: &dyn Naming<()>) {}
+    kept(&Budget::new(), &ByRoute::default());
+}
+
+#[test]
+fn methods_are_there_for_every_future() {
+    drop((Box::pin(async {}).budgeted("task", Budget::new()), async {}.in_current_budget()));
+    drop(async {}.external("payments"));
+}
+
+#[test]
+fn no_public_type_is_missing_here() {
+    let mut public = BTreeSet::new();
+    collect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut public);
+    assert!(public.len() > 30, "{public:?}");
+    let here = include_str!("public_types.rs");
+    let words = here.split(|c: char| !c.is_alphanumeric()).collect::<BTreeSet<_>>();
+    public.retain(|name| !words.contains(name.as_str()));
+    assert_eq!(public, BTreeSet::new());
+}
+
+/// Adds the names of the types and traits that are declared public in this folder.
+fn collect(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in folder.read_dir().expect("a folder") {
+        let path = entry.expect("can be read").path();
+        if path.is_dir() {
+            collect(&path, names);
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("source code");
+        for line in source.lines() {
+            let line = line.trim_start();
+            let declared = ["pub struct ", "pub enum ", "pub trait "];
+            let name = declared.iter().find_map(|start| line.strip_prefix(start));
+            let name = name.and_then(|rest| rest.split(|c: char| !c.is_alphanumeric()).next());
+            names.extend(name.map(str::to_owned));
+        }
+    }
+}
