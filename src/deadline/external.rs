@@ -24,7 +24,8 @@ pin_project! {
         #[pin]
         future: Option<F>,
         name: Cow<'static, str>,
-        call: Option<Call>,
+        // `None` before the first poll, unless it began when it was made.
+        call: Option<Result<Call, Cut>>,
         #[pin]
         timer: Timer,
     }
@@ -34,6 +35,19 @@ impl<F> External<F> {
     pub(crate) fn new(future: F, name: Cow<'static, str>) -> Self {
         Self { future: Some(future), name, call: None, timer: Timer::new(None) }
     }
+
+    /// A call that begins now, and is made only if it is allowed.
+    #[cfg(feature = "http")]
+    pub(crate) fn begun(name: Cow<'static, str>, make: impl FnOnce() -> F) -> Self {
+        let call = Call::begin(&name);
+        let timer = Timer::new(deadline(&call));
+        let future = call.is_ok().then(make);
+        Self { future, name, call: Some(call), timer }
+    }
+}
+
+fn deadline(call: &Result<Call, Cut>) -> Option<Instant> {
+    call.as_ref().ok().and_then(Call::deadline)
 }
 
 impl<F: Future> Future for External<F> {
@@ -42,18 +56,17 @@ impl<F: Future> Future for External<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if this.call.is_none() {
-            match Call::begin(this.name) {
-                Ok(call) => {
-                    this.timer.set(Timer::new(call.deadline()));
-                    *this.call = Some(call);
-                }
-                Err(cut) => {
-                    this.future.set(None);
-                    return Poll::Ready(Err(cut));
-                }
-            }
+            let call = Call::begin(this.name);
+            this.timer.set(Timer::new(deadline(&call)));
+            *this.call = Some(call);
         }
-        let call = this.call.as_mut().expect("begun above");
+        let call = match this.call.as_mut().expect("begun above") {
+            Ok(call) => call,
+            Err(cut) => {
+                this.future.set(None);
+                return Poll::Ready(Err(cut.clone()));
+            }
+        };
         let future = this.future.as_mut().as_pin_mut();
         let output = match future.expect("not polled again after it was done").poll(cx) {
             Poll::Ready(output) => Ok(output),

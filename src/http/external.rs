@@ -19,7 +19,8 @@ use crate::error::Cut;
 /// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the unit of
 /// work that makes them. For any `Service`: hyper-util's client, `reqwest::Client`, a stack with retries.
 ///
-/// A call ends when the service's future does, with HTTP clients when the response's headers are there.
+/// A call begins when the service is called, unless it is refused; then the client is not called. It ends
+/// when the service's future does, with HTTP clients when the response's headers are there.
 /// Reading the body is not part of it.
 ///
 /// # Examples
@@ -105,7 +106,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        ExternalFuture { call: External::new(self.inner.call(request), self.name.clone()) }
+        // Asked first: many clients send a request when they are called, not when they are polled.
+        ExternalFuture { call: External::begun(self.name.clone(), || self.inner.call(request)) }
     }
 }
 
