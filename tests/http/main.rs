@@ -6,6 +6,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
 mod body_end;
+mod clients;
 mod external;
 mod forwarding;
 mod naming;
