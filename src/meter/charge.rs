@@ -1,0 +1,204 @@
+//! What is charged to a unit of work, and what is refused to it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::table::{Entry, Key};
+use super::{Meter, Suspect};
+use crate::error::Cut;
+use crate::memory::Delta;
+use crate::resource::Resource;
+#[cfg(feature = "mongodb")]
+use crate::time::Instant;
+use crate::time::nanos;
+
+impl Meter {
+    /// Counts one execution of a statement, which is about to be sent, here and in all that this work
+    /// runs inside; or nowhere, if a hard limit of any of them forbids it.
+    pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
+        let give_back = |meter: &Self| meter.give_back_statement(key);
+        self.take_in_all(|meter| meter.take_statement_here(key, text), give_back)?;
+        self.chain().for_each(|meter| meter.count_statement(key, text));
+        Ok(())
+    }
+
+    fn take_statement_here(&self, key: Key, text: &str) -> Result<(), Cut> {
+        self.take_here(Resource::Queries, Suspect::TopStatement)?;
+        let most = self.limits().hard(Resource::RepeatedQueries);
+        if self.limits_repetitions() && self.statements.take(key, text, most).is_none() {
+            self.give_back(Resource::Queries);
+            return Err(self.refuse(Resource::RepeatedQueries, Suspect::Statement(key)));
+        }
+        Ok(())
+    }
+
+    fn give_back_statement(&self, key: Key) {
+        self.give_back(Resource::Queries);
+        if self.limits_repetitions() {
+            self.statements.give_back(key);
+        }
+    }
+
+    /// What is left to do for a statement once all accounts have taken it.
+    fn count_statement(&self, key: Key, text: &str) {
+        let repeated = if self.limits_repetitions() {
+            self.statements.find(key).map_or(0, Entry::count)
+        } else {
+            self.statements.count(key, text)
+        };
+        self.check_taken(Resource::Queries, Suspect::TopStatement);
+        self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    }
+
+    /// Whether repetitions are counted before a statement is sent, since one may be too many.
+    fn limits_repetitions(&self) -> bool {
+        self.limits().hard_limits(Resource::RepeatedQueries)
+    }
+
+    /// Counts one more of a resource here and in all that this work runs inside; or nowhere, if a hard
+    /// limit of any of them forbids it. Soft limits are yet to be checked.
+    pub(crate) fn take(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
+        let give_back = |meter: &Self| meter.give_back(resource);
+        self.take_in_all(|meter| meter.take_here(resource, suspect), give_back)
+    }
+
+    /// Checks the soft limit on what was taken.
+    pub(crate) fn check_taken(&self, resource: Resource, suspect: Suspect) {
+        self.check(resource, self.used(resource), suspect);
+    }
+
+    fn take_in_all(
+        &self,
+        take: impl Fn(&Self) -> Result<(), Cut>,
+        give_back: impl Fn(&Self),
+    ) -> Result<(), Cut> {
+        for (taken, meter) in self.chain().enumerate() {
+            if let Err(cut) = take(meter) {
+                self.chain().take(taken).for_each(give_back);
+                return Err(cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asking and counting is one step: threads that ask for the last one at once do not all get it.
+    fn take_here(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
+        let hard = self.limits().hard(resource);
+        let one_more = |used: u64| (used < hard).then(|| used.saturating_add(1));
+        let used = &self.used[resource.index()];
+        if self.cut().is_none() && used.fetch_update(Relaxed, Relaxed, one_more).is_ok() {
+            return Ok(());
+        }
+        Err(self.refuse(resource, suspect))
+    }
+
+    fn give_back(&self, resource: Resource) {
+        self.used[resource.index()].fetch_sub(1, Relaxed);
+    }
+
+    /// Refuses what is one too many, or comes after something that was.
+    #[cold]
+    fn refuse(&self, resource: Resource, suspect: Suspect) -> Cut {
+        self.refused.store(true, Relaxed);
+        if self.cut().is_none() {
+            let limit = self.limits().hard(resource);
+            self.cross_hard(resource, limit.saturating_add(1), limit, suspect);
+        }
+        self.cut().expect("a hard limit that was crossed cuts").clone()
+    }
+
+    /// Counts one command that got its connection now, and times it until its end.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn count_command(&self, now: Instant) {
+        self.commands.began(self.started, now);
+        self.add(Resource::Queries, 1, Suspect::TopStatement);
+    }
+
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn end_command(&self, since: Instant, now: Instant) {
+        self.commands.ended(self.started, since);
+        self.add_statement_time(None, now.saturating_duration_since(since));
+        let time = nanos(now.saturating_duration_since(since));
+        self.raise(Resource::SlowQuery, time, Suspect::Nobody);
+    }
+
+    /// Tells which command it is that was counted.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn count_command_text(&self, key: Key, text: &str) {
+        let repeated = self.statements.count(key, text);
+        self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    }
+
+    /// Compares a statement that sqlx says it has executed with what was counted.
+    #[cfg(feature = "witness")]
+    pub(crate) fn witness_statement(&self, key: Key, text: &str, by_driver: bool) {
+        if self.statements.witness(key, text, by_driver) {
+            self.unmetered.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts one call to an external system, which was taken.
+    pub(crate) fn count_external(&self, key: Key, name: &str) {
+        self.externals.count(key, name);
+        self.check_taken(Resource::ExternalCalls, Suspect::External(key));
+    }
+
+    /// Charges the wait for one statement, of which this is a part, or all.
+    pub(crate) fn add_statement_time(&self, key: Option<Key>, time: Duration) {
+        if let Some(key) = key {
+            self.statements.add_time(key, nanos(time));
+        }
+        let suspect = key.map_or(Suspect::Nobody, Suspect::Statement);
+        self.add(Resource::QueryTime, nanos(time), suspect);
+        if key.is_some() {
+            self.raise(Resource::SlowQuery, nanos(time), suspect);
+        }
+    }
+
+    pub(crate) fn add_external_time(&self, key: Key, time: Duration) {
+        self.externals.add_time(key, nanos(time));
+        self.add(Resource::ExternalTime, nanos(time), Suspect::External(key));
+    }
+
+    /// Charges what was allocated and freed over a stretch.
+    pub(crate) fn add_memory(&self, delta: Delta) {
+        let before = self.live.load(Relaxed);
+        let peak = before.saturating_add(delta.peak);
+        if delta.net != 0 {
+            // Not a plain addition: live bytes stop at zero.
+            let add = |live: u64| Some(live.saturating_add_signed(delta.net));
+            let _ = self.live.fetch_update(Relaxed, Relaxed, add);
+        }
+        if delta.allocated > 0 {
+            self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);
+            self.raise(Resource::Memory, peak, Suspect::Nobody);
+        }
+    }
+
+    /// Lets go of memory that others will free: a piece of the body that the server has now.
+    ///
+    /// Bytes that this work never allocated (static ones, another cache's) are let go of as well, so
+    /// what is live is a lower bound then; without this, each download would seem to hold its whole body.
+    #[cfg(feature = "http")]
+    pub(crate) fn hand_over(&self, bytes: u64) {
+        let less = |live: u64| Some(live.saturating_sub(bytes));
+        let _ = self.live.fetch_update(Relaxed, Relaxed, less);
+    }
+
+    pub(crate) fn add_poll(&self, time: Duration) {
+        self.busy.fetch_add(nanos(time), Relaxed);
+        self.raise(Resource::PollTime, nanos(time), Suspect::Nobody);
+    }
+
+    /// Adds to what was used of a resource.
+    pub(crate) fn add(&self, resource: Resource, n: u64, suspect: Suspect) {
+        let before = self.used[resource.index()].fetch_add(n, Relaxed);
+        self.check(resource, before.saturating_add(n), suspect);
+    }
+
+    /// Notes a value of a resource of which the highest counts.
+    pub(crate) fn raise(&self, resource: Resource, value: u64, suspect: Suspect) {
+        self.used[resource.index()].fetch_max(value, Relaxed);
+        self.check(resource, value, suspect);
+    }
+}

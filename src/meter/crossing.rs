@@ -1,0 +1,112 @@
+//! The first crossing of each limit of a unit of work.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::table::Entry;
+use super::{Meter, Suspect};
+use crate::error::Cut;
+use crate::report;
+use crate::resource::Resource;
+use crate::violation::{Cause, Severity, Violation};
+
+impl Meter {
+    pub(super) fn check(&self, resource: Resource, observed: u64, suspect: Suspect) {
+        let limits = self.limits();
+        if observed > limits.soft(resource) || observed > limits.hard(resource) {
+            self.cross(resource, observed, suspect);
+        }
+    }
+
+    /// Reports the crossing of the limits that this is more than.
+    #[cold]
+    fn cross(&self, resource: Resource, observed: u64, suspect: Suspect) {
+        let limits = self.limits();
+        match limits.hard(resource) {
+            hard if observed > hard => self.cross_hard(resource, observed, hard, suspect),
+            _ => {
+                self.cross_once(resource, Severity::Soft, observed, limits.soft(resource), suspect)
+            }
+        }
+    }
+
+    /// Reports that a hard limit was reached, which cuts the work.
+    #[cold]
+    pub(crate) fn cross_hard(
+        &self,
+        resource: Resource,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) {
+        self.cross_once(resource, Severity::Hard, observed, limit, suspect);
+    }
+
+    fn cross_once(
+        &self,
+        resource: Resource,
+        severity: Severity,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) {
+        // A call that takes too long is cut by itself; the work goes on.
+        if severity == Severity::Hard
+            && resource != Resource::ExternalTimeout
+            && self.cut().is_none()
+        {
+            // Before all else: whoever finds this crossing known goes by the cut. Another thread may
+            // have been first.
+            let violation = self.violation(resource, severity, observed, limit, suspect);
+            drop(self.cut.set(Cut::new(violation)));
+        }
+        let soft = 1 << resource.index();
+        let hard = soft << Resource::COUNT;
+        // A hard crossing says all that the soft one would.
+        let (news, known) = match severity {
+            Severity::Soft => (soft, soft | hard),
+            Severity::Hard => (soft | hard, hard),
+        };
+        if self.crossed.fetch_or(news, Relaxed) & known != 0 {
+            return;
+        }
+        let violation = self.violation(resource, severity, observed, limit, suspect);
+        report::violation(self, &violation);
+    }
+
+    pub(crate) fn violation(
+        &self,
+        resource: Resource,
+        severity: Severity,
+        observed: u64,
+        limit: u64,
+        suspect: Suspect,
+    ) -> Violation {
+        let statement = |entry: &Entry| Cause::Statement {
+            text: entry.text().to_owned(),
+            executions: entry.count(),
+            time: Duration::from_nanos(entry.nanos()),
+        };
+        let cause = match suspect {
+            Suspect::Nobody => None,
+            Suspect::Statement(key) => self.statements.find(key).map(statement),
+            Suspect::TopStatement => self.statements.most().map(statement),
+            Suspect::External(key) => self.externals.find(key).map(|entry| Cause::External {
+                name: entry.text().to_owned(),
+                calls: entry.count(),
+                time: Duration::from_nanos(entry.nanos()),
+            }),
+        };
+        Violation {
+            resource,
+            severity,
+            limit: resource.amount(limit),
+            observed: resource.amount(observed),
+            work: self.name.to_string(),
+            place: Span::current().metadata().map(|span| span.name().to_owned()),
+            cause,
+        }
+    }
+}
