@@ -34,6 +34,7 @@ pub mod mongodb;
 mod query;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
+#[cfg(feature = "sqlx")]
 mod wait;
 #[cfg(feature = "witness")]
 mod witness;

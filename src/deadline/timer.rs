@@ -49,6 +49,7 @@ impl Timer {
     }
 
     /// Whether the time is up, without asking to be woken.
+    #[cfg(feature = "http")]
     pub(crate) fn is_elapsed(&self) -> bool {
         self.at.is_some_and(|at| Instant::now() >= at)
     }

@@ -55,6 +55,7 @@ impl Work {
     }
 
     /// The account, until the work is finished.
+    #[cfg(feature = "http")]
     pub(crate) fn meter(&self) -> Option<&Arc<Meter>> {
         self.meter.as_ref()
     }
