@@ -53,7 +53,7 @@
 //!
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
-//! * [`sqlx`](db::sqlx): instrumented pools. [`mongodb`](db::mongodb): an instrumented client.
+//! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client.
 //! * [`db`]: the door for other stores.
 //! * [`task`]: background work. [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.

@@ -44,7 +44,7 @@
 //! # What is refused
 //!
 //! A statement past a hard limit is not handed to the driver. Its caller gets a
-//! [`sqlx::Error::Io`] that holds a [`Cut`](crate::Cut), and the unit of work ends.
+//! [`sqlx::Error::Io`] that holds a [`Cut`], and the unit of work ends.
 //!
 //! # Cancellation
 //!
