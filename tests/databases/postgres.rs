@@ -27,6 +27,26 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("postgres_listen_and_migrations_go_by_the_unmetered_pool", unmetered_uses),
         ],
     );
+    suite.with_server(
+        "DATABASE_URL",
+        &[("postgres_pool_that_sqlx_hands_to_a_test_is_counted_once_wrapped", handed_by_sqlx)],
+    );
+}
+
+/// What `#[sqlx::test]` makes of a function, in a suite of tests that it does not know.
+fn handed_by_sqlx(url: &str) {
+    use sqlx::testing::{TestArgs, TestFn};
+
+    async fn test(pool: PgPool) {
+        let pool = Pool::from(pool);
+        let usage = usage_of(async {
+            sqlx::query("SELECT 1").execute(&pool).await.expect("executes");
+        });
+        assert_eq!(usage.await.queries, 1);
+    }
+
+    assert!(url.starts_with("postgres"), "DATABASE_URL names another server");
+    TestFn::run_test(test as fn(PgPool) -> _, TestArgs::new("handed_by_sqlx"));
 }
 
 const DIALECT: Dialect = Dialect {

@@ -8,6 +8,7 @@
 mod account;
 mod executors;
 mod limits;
+mod macros;
 mod program;
 mod statement;
 mod time;
