@@ -1,0 +1,228 @@
+//! Memory on one thread, to the byte. One test only, since the allocator is that of the process.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "a test may panic; not all of this is in functions that clippy takes for tests"
+)]
+
+mod memory;
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use futures_util::future::join;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use request_budget::alloc::CountingAllocator;
+use request_budget::{Budget, BudgetExt, Usage};
+use tokio::runtime::Builder;
+
+use memory::{
+    Count, Ledger, Op, Program, check, measured, poll_once, programs, programs_with_foreign,
+    yield_now,
+};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::system();
+
+#[test]
+fn memory_is_measured_to_the_byte_on_one_thread() {
+    asking_for_the_usage_costs_nothing();
+    random_programs_are_measured();
+    a_scope_inside_a_scope_is_charged_to_both();
+    a_carried_child_in_the_same_poll_is_charged_once();
+    destructors_are_charged();
+    memory_that_others_allocated_is_no_credit();
+}
+
+/// First of all, because the first question in a process has to find out whether bytes are counted.
+fn asking_for_the_usage_costs_nothing() {
+    let ledger = Ledger::new();
+    let work = async {
+        let first = Usage::current().unwrap();
+        let buffer = black_box(Vec::<u8>::with_capacity(100));
+        let second = Usage::current().unwrap();
+        drop(buffer);
+        (measured(&first), measured(&second), measured(&Usage::current().unwrap()))
+    };
+    let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
+    let Poll::Ready(Ok((first, second, third))) = poll_once(work.as_mut()) else { panic!() };
+    assert_eq!(first, [Some(0), Some(0), Some(0)]);
+    assert_eq!(second, [Some(100), Some(100), Some(100)]);
+    assert_eq!(third, [Some(100), Some(100), Some(0)]);
+    assert_eq!(ledger.measured(), [Some(100), Some(100), Some(0)]);
+}
+
+/// Several at once, so that their polls alternate.
+fn random_programs_are_measured() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    check(400, vec(programs_with_foreign(), 1..8), |all| {
+        runtime.block_on(async {
+            let spawn = |ops: &Arc<[Op]>| {
+                let ledger = Ledger::new();
+                let work = Program::new(ops).run().budgeted("test", Budget::new());
+                (tokio::spawn(work.with_reporter(ledger.clone())), ledger)
+            };
+            let running: Vec<_> = all.iter().map(spawn).collect();
+            for (running, ledger) in running {
+                let program = running.await.unwrap().unwrap();
+                prop_assert_eq!(ledger.measured(), program.count.expected());
+            }
+            Ok(())
+        })
+    });
+}
+
+fn a_scope_inside_a_scope_is_charged_to_both() {
+    /// Runs one program in the outer scope up to its end, one in the inner, and one in the outer.
+    /// All that is left in them comes back, so as to be freed outside.
+    fn run(all: [&Arc<[Op]>; 3]) -> ([Program; 3], [[Option<u64>; 3]; 2]) {
+        let (inner, outer) = (Ledger::new(), Ledger::new());
+        let [before, inside, after] = all.map(Program::new);
+        let inside = inside.run().budgeted("inner", Budget::new());
+        let work = async {
+            let before = before.run().await;
+            let inside = inside.with_reporter(inner.clone()).await.unwrap();
+            [before, inside, after.run().await]
+        };
+        let mut work = pin!(work.budgeted("outer", Budget::new()).with_reporter(outer.clone()));
+        loop {
+            if let Poll::Ready(result) = poll_once(work.as_mut()) {
+                return (result.unwrap(), [inner.measured(), outer.measured()]);
+            }
+        }
+    }
+
+    // The account of the inner scope and its reporter are memory of the outer one, while it runs.
+    let nothing: Arc<[Op]> = Arc::new([]);
+    let (_, [inner, outer]) = run([&nothing; 3]);
+    assert_eq!(inner, [Some(0), Some(0), Some(0)]);
+    let [Some(own), Some(all), Some(0)] = outer else { panic!("{outer:?}") };
+    assert_eq!(own, all);
+    assert!((1..2_000).contains(&own), "{own} bytes for a unit of work");
+
+    let without_looking = || {
+        let looks = |op: &Op| matches!(op, Op::Look);
+        programs().prop_map(move |ops| ops.iter().copied().filter(|op| !looks(op)).collect())
+    };
+    let programs = (without_looking(), programs(), without_looking());
+    check(400, programs, |(before, inside, after): (Arc<[Op]>, _, Arc<[Op]>)| {
+        let ([before, inside, after], [inner, outer]) = run([&before, &inside, &after]);
+        prop_assert_eq!(inner, inside.count.expected());
+        let [before, inside, after] = [before, inside, after].map(|program| program.count);
+        let mut count = Count::default();
+        count.follow(before);
+        count.allocate(own);
+        count.follow(inside);
+        count.free(own);
+        count.follow(after);
+        prop_assert_eq!(outer, count.expected());
+        Ok(())
+    });
+}
+
+fn a_carried_child_in_the_same_poll_is_charged_once() {
+    check(200, (programs(), programs()), |(parent, child)| {
+        let (ledger, count) = (Ledger::new(), Mutex::new(Count::default()));
+        let (parent, child) = (Program::new(&parent), Program::new(&child));
+        let work = async {
+            let child = child.run_on(&count).in_current_budget();
+            join(parent.run_on(&count), child).await
+        };
+        let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
+        let left = loop {
+            if let Poll::Ready(left) = poll_once(work.as_mut()) {
+                break left;
+            }
+        };
+        prop_assert_eq!(ledger.measured(), count.lock().unwrap().expected());
+        drop(left);
+        Ok(())
+    });
+}
+
+fn destructors_are_charged() {
+    /// Frees its own, and allocates before that.
+    struct Late(#[expect(dead_code, reason = "it is to be freed")] Vec<u8>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            drop(black_box(Vec::<u8>::with_capacity(3_000)));
+        }
+    }
+
+    let work = |ledger: &Ledger| {
+        let work = async {
+            let _late = Late(black_box(Vec::with_capacity(1_000)));
+            yield_now().await;
+            yield_now().await;
+        };
+        Box::pin(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()))
+    };
+    let with_it = [Some(4_000), Some(4_000), Some(0)];
+
+    let ended = Ledger::new();
+    let mut future = work(&ended);
+    assert!(poll_once(future.as_mut()).is_pending());
+    assert!(poll_once(future.as_mut()).is_pending());
+    assert!(poll_once(future.as_mut()).is_ready());
+    assert_eq!(ended.measured(), with_it);
+
+    let dropped = Ledger::new();
+    let mut future = work(&dropped);
+    assert!(poll_once(future.as_mut()).is_pending());
+    drop(future);
+    assert_eq!(dropped.measured(), with_it);
+
+    let dropped_elsewhere = Ledger::new();
+    let mut future = work(&dropped_elsewhere);
+    assert!(poll_once(future.as_mut()).is_pending());
+    std::thread::spawn(move || drop(future)).join().unwrap();
+    assert_eq!(dropped_elsewhere.measured(), with_it);
+
+    // A carried child is charged wherever it is dropped, also one that was never polled.
+    let (ledger, carried) = (Ledger::new(), Mutex::new(None));
+    let work = async {
+        let late = Late(black_box(Vec::with_capacity(1_000)));
+        *carried.lock().unwrap() = Some(async move { drop(late) }.in_current_budget());
+        yield_now().await;
+    };
+    let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
+    assert!(poll_once(work.as_mut()).is_pending());
+    drop(carried.lock().unwrap().take());
+    assert!(poll_once(work.as_mut()).is_ready());
+    assert_eq!(ledger.measured(), with_it);
+}
+
+fn memory_that_others_allocated_is_no_credit() {
+    let foreign = Vec::<u8>::with_capacity(1 << 20);
+    let ledger = Ledger::new();
+    let work = async {
+        drop(foreign);
+        let meanwhile = Usage::current().unwrap();
+        assert_eq!(measured(&meanwhile), [Some(0), Some(0), Some(0)]);
+        yield_now().await;
+        drop(black_box(Vec::<u8>::with_capacity(5_000)));
+        yield_now().await;
+        black_box(Vec::<u8>::with_capacity(3_000))
+    };
+    let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
+    assert!(poll_once(work.as_mut()).is_pending());
+    assert!(poll_once(work.as_mut()).is_pending());
+    let Poll::Ready(result) = poll_once(work.as_mut()) else { panic!("it has ended") };
+    assert_eq!(ledger.measured(), [Some(5_000), Some(8_000), Some(3_000)]);
+    drop(result);
+
+    // In one and the same poll it does hide what comes after it: the peak is a lower bound there.
+    let foreign = Vec::<u8>::with_capacity(10_000);
+    let ledger = Ledger::new();
+    let work = async {
+        drop(foreign);
+        drop(black_box(Vec::<u8>::with_capacity(12_000)));
+    };
+    let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
+    assert!(poll_once(work.as_mut()).is_ready());
+    assert_eq!(ledger.measured(), [Some(2_000), Some(12_000), Some(0)]);
+}
