@@ -43,7 +43,7 @@ pub trait BudgetExt: Future + Sized {
     ///
     /// Spawning breaks the link to the work that spawns; this keeps it. It does not tie the lives of
     /// the two together: a spawned task runs on when the work has ended or was cut, and what it uses
-    /// after the end is in no report. Outside every unit of work it changes nothing.
+    /// after the end is in no report, though a limit that it crosses then is still said. Outside every unit of work it changes nothing.
     ///
     /// # Examples
     ///

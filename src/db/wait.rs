@@ -45,6 +45,13 @@ impl TransactionWait {
         self.0.meter.as_ref().is_some_and(|meter| meter.is_abandoned())
     }
 
+    /// Asks whether the work has got all that it asked for.
+    pub(crate) fn may_commit() -> Result<(), Cut> {
+        let meter = scope::current();
+        let refused = meter.iter().flat_map(|meter| meter.chain()).find(|meter| meter.is_refused());
+        refused.and_then(Meter::cut).map_or(Ok(()), |cut| Err(cut.clone()))
+    }
+
     /// Waits for a transaction, counted before, to end.
     pub(crate) fn end() -> Self {
         Self(Wait::start(scope::current()))

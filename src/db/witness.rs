@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tracing::field::{Field, Visit};
@@ -27,9 +28,10 @@ use crate::scope;
 /// [`Report::unmetered`](crate::report::Report::unmetered).
 ///
 /// An event belongs to the work that is running where it comes up. The statements of SQLite run on a
-/// thread of the driver, where only the caller's span is known: they belong to the work that runs in
-/// that span, so give every request a span of its own (tower-http's `TraceLayer` does), around the
-/// budget layer or inside it. What comes up outside every unit of work belongs to none.
+/// thread of the driver, which needs a *global* subscriber, and where only the caller's span is known:
+/// they belong to the work that runs in that span, so give every request a span of its own (tower-http's
+/// `TraceLayer` does), around the budget layer or inside it. What comes up outside every unit of work, or
+/// in a span in which several run side by side, belongs to none.
 ///
 /// # Performance
 ///
@@ -54,7 +56,7 @@ use crate::scope;
 /// use tracing_subscriber::layer::SubscriberExt;
 ///
 /// let subscriber = tracing_subscriber::registry().with(BypassWitness::new());
-/// let _guard = tracing::subscriber::set_default(subscriber);
+/// tracing::subscriber::set_global_default(subscriber).unwrap();
 ///
 /// let plain = SqlitePool::connect("sqlite::memory:").await?;
 /// let pool = Pool::from(plain.clone());
@@ -73,8 +75,8 @@ use crate::scope;
 /// [`Pool::unmetered`]: crate::sqlx::Pool::unmetered
 #[derive(Default)]
 pub struct BypassWitness {
-    /// The work that runs in each span. Weak: the work holds its span.
-    works: Mutex<HashMap<Id, Weak<Meter>>>,
+    /// The works that run in each span. Weak: the work holds its span.
+    works: Mutex<HashMap<Id, Vec<Weak<Meter>>>>,
 }
 
 impl BypassWitness {
@@ -96,14 +98,27 @@ impl BypassWitness {
     }
 
     fn note(&self, id: &Id, meter: &Arc<Meter>) {
-        self.with(|works| works.insert(id.clone(), Arc::downgrade(meter)));
+        self.with(|works| {
+            let works = works.entry(id.clone()).or_default();
+            works.retain(|work| work.strong_count() > 0);
+            if !works.iter().any(|work| ptr::eq(work.as_ptr(), Arc::as_ptr(meter))) {
+                works.push(Arc::downgrade(meter));
+            }
+        });
     }
 
+    /// The innermost work that runs in a span; none if there are several, side by side.
     fn work_in(&self, id: &Id) -> Option<Arc<Meter>> {
-        self.with(|works| works.get(id)?.upgrade())
+        let works: Vec<_> = self.with(|works| {
+            works.get(id).map(|works| works.iter().filter_map(Weak::upgrade).collect())
+        })?;
+        let is_innermost = |work: &&Arc<Meter>| {
+            works.iter().all(|other| work.chain().any(|outer| ptr::eq(outer, &**other)))
+        };
+        works.iter().find(is_innermost).cloned()
     }
 
-    fn with<T>(&self, access: impl FnOnce(&mut HashMap<Id, Weak<Meter>>) -> T) -> T {
+    fn with<T>(&self, access: impl FnOnce(&mut HashMap<Id, Vec<Weak<Meter>>>) -> T) -> T {
         // No access panics half way, so a poisoned map is whole.
         access(&mut self.works.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -114,6 +129,13 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, _: &tracing::span::Attributes<'_>, id: &Id, _: Context<'_, S>) {
+        if let Some(meter) = scope::current() {
+            self.note(id, &meter);
+        }
+    }
+
+    fn on_enter(&self, id: &Id, _: Context<'_, S>) {
+        // A span that was made before the work, and is entered inside it.
         if let Some(meter) = scope::current() {
             self.note(id, &meter);
         }

@@ -139,10 +139,14 @@ where
             cut => cut,
         };
         let cut = match polled {
-            Poll::Ready(None) => {
-                end(this.inner, this.work, this.complete.outcome);
-                return Poll::Ready(None);
-            }
+            Poll::Ready(None) => match work.cut(true) {
+                // An end that was reached without what was refused is none.
+                Some(cut) => cut,
+                None => {
+                    end(this.inner, this.work, this.complete.outcome);
+                    return Poll::Ready(None);
+                }
+            },
             Poll::Ready(Some(Err(error))) => {
                 end(this.inner, this.work, Outcome::Error);
                 return Poll::Ready(Some(Err(BodyError::Inner(error))));

@@ -30,7 +30,9 @@ pub(crate) fn tests(suite: &mut Suite) {
 
 /// The usage of the last work, and the statements that nobody counted in it.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Option<(Usage, Vec<(String, u64)>)>>>);
+struct Seen(Arc<Mutex<Option<Found>>>);
+
+type Found = (Usage, Vec<(String, u64)>);
 
 impl Reporter for Seen {
     fn violation(&self, _: &Violation) {}
@@ -42,7 +44,7 @@ impl Reporter for Seen {
     }
 }
 
-async fn watched(work: impl Future<Output = ()>) -> (Usage, Vec<(String, u64)>) {
+async fn watched(work: impl Future<Output = ()>) -> Found {
     let seen = Seen::default();
     let work = work.budgeted("request", Budget::new()).with_reporter(seen.clone());
     let subscriber = tracing_subscriber::registry().with(BypassWitness::new());

@@ -3,6 +3,8 @@
 //! A server is named by a variable. Without it the tests that need it are shown as ignored, and why is
 //! said at the top.
 
+#![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
+
 mod bypass;
 mod cut;
 mod mariadb;
@@ -26,6 +28,9 @@ fn main() {
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
 
+/// A test that is told where its server is.
+type Test = fn(&str);
+
 #[derive(Default)]
 struct Suite {
     trials: Vec<Trial>,
@@ -33,7 +38,7 @@ struct Suite {
 
 impl Suite {
     /// The tests that need the server which this variable names.
-    fn with_server(&mut self, variable: &'static str, tests: &[(&str, fn(&str))]) {
+    fn with_server(&mut self, variable: &'static str, tests: &[(&str, Test)]) {
         let url = env::var(variable).ok();
         if url.is_none() {
             eprintln!("skipped: {} tests, because {variable} is not set", tests.len());

@@ -414,21 +414,21 @@ fn in_flight(url: &str) {
         posts.insert_one(doc! { "n": 1 }).await.expect("inserts");
         let slow = doc! { "$where": "sleep(300) || true" };
         let last = Last::default();
+        let mut child = None;
         let work = async {
-            let child = async move { posts.find_one(slow).await }.in_current_budget();
-            let child = tokio::spawn(child);
+            let find = async move { posts.find_one(slow).await }.in_current_budget();
+            child = Some(tokio::spawn(find));
             // The command is out once it has been counted.
             while Usage::current().expect("inside").queries == 0 {
                 tokio::task::yield_now().await;
             }
-            child
         };
         let budgeted = work.budgeted("in_flight", Budget::new()).with_reporter(last.clone());
-        let child = budgeted.await.expect("no limit");
+        budgeted.await.expect("no limit");
         let usage = last.take();
         assert_eq!(usage.queries, 1);
         assert!(!usage.query_time.is_zero() && usage.query_time < usage.total_time, "{usage:?}");
-        child.await.expect("no panic").expect("finds");
+        child.expect("is spawned").await.expect("no panic").expect("finds");
     });
 }
 

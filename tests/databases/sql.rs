@@ -41,7 +41,7 @@ pub(crate) enum Step {
         at_execution: bool,
     },
     Transaction {
-        steps: Vec<Step>,
+        steps: Vec<Self>,
         end: End,
     },
     Joined(usize),

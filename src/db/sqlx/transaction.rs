@@ -49,8 +49,10 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the driver.
+    /// Returns the error of the driver. Where a hard limit has refused something to the unit of work it
+    /// is an [`sqlx::Error::Io`], and the changes are undone: some of them are missing.
     pub async fn commit(mut self) -> sqlx::Result<()> {
+        TransactionWait::may_commit().map_err(refuse)?;
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
         let committed = Driver { future: DB::TransactionManager::commit(raw) }.await;
