@@ -8,6 +8,7 @@ use request_budget::db::BypassWitness;
 use request_budget::report::{Report, Reporter};
 use request_budget::sqlx::Pool;
 use request_budget::{Budget, BudgetExt, Usage, Violation};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySqlPool, PgPool};
 use tracing::instrument::WithSubscriber;
 use tracing_subscriber::layer::SubscriberExt;
@@ -54,7 +55,8 @@ async fn watched(work: impl Future<Output = ()>) -> Found {
 
 fn job_queue(url: &str) {
     with_runtime(0, async {
-        let plain = PgPool::connect(url).await.expect("connects");
+        // One connection: each looks types up for itself, the first time.
+        let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
         PostgresStorage::setup(&plain).await.expect("makes its tables");
         let pool = Pool::from(plain.clone());
         let mut jobs = PostgresStorage::<String>::new(&plain);
