@@ -7,7 +7,7 @@ use std::future::{pending, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, StreamBody};
 use request_budget::db::Query;
-use request_budget::http::ResponseBody;
+use request_budget::http::{QueueTime, ResponseBody};
 use request_budget::report::{Outcome, Report, Reporter, fields};
 use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Violation};
 use tower::{Layer, ServiceExt};
@@ -329,6 +329,20 @@ async fn what_is_not_measured_is_absent_and_not_zero() {
     {
         assert_eq!(seen.fields.get(absent), None, "{absent}");
     }
+}
+
+#[test]
+fn the_time_in_the_queue_is_there_where_it_is_measured() {
+    let (events, _guard) = Events::listen(LevelFilter::TRACE);
+    let service = tower::service_fn(|_: Request<()>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    let layer = BudgetLayer::new(Budget::new()).with_queue_time(QueueTime::Measured);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let request = Request::builder().header("x-request-start", now.to_string()).body(()).unwrap();
+    drop(layer.layer(service).oneshot(request).now_or_never());
+    let [seen] = <[Seen; 1]>::try_from(events.usages()).unwrap();
+    assert!(matches!(seen.fields[fields::QUEUE_TIME], Value::Number(_)));
 }
 
 #[test]
