@@ -22,7 +22,7 @@ use tower::{Layer, ServiceExt};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Subscriber, info_span};
+use tracing::{Event, Level, Span, Subscriber, info_span};
 use tracing_subscriber::layer::{self, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -239,20 +239,26 @@ async fn a_violation_is_inside_the_innermost_span_of_its_work_and_names_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_up_outside_every_span_is_inside_the_one_where_the_work_began() {
+async fn what_comes_up_outside_its_span_is_inside_it_all_the_same() {
     let (events, _guard) = Events::listen(LevelFilter::TRACE);
-    let span = info_span!("request");
-    let budget = Budget::new().slow_request(ms(100));
-    let body = span.in_scope(|| body(budget, Full::from("half of it")));
-    drop(span);
-    pass(ms(200));
-    drop(body); // by the server, which knows nothing of spans
-    let [violation] = <[Seen; 1]>::try_from(events.violations()).unwrap();
-    assert_eq!(violation.fields[fields::RESOURCE], "slow_request".into());
-    assert_eq!(violation.spans, ["request"]);
-    let [usage] = <[Seen; 1]>::try_from(events.usages()).unwrap();
-    assert_eq!(usage.spans, ["request"]);
-    assert_eq!(usage.fields[fields::OUTCOME], "cancelled".into());
+    for around in [Span::none(), info_span!("connection")] {
+        let span = info_span!("request");
+        let budget = Budget::new().slow_request(ms(100));
+        let body = span.in_scope(|| body(budget, Full::from("half of it")));
+        drop(span);
+        pass(ms(200));
+        around.in_scope(|| drop(body)); // by the server, which knows nothing of our spans
+    }
+    let (violations, usages) = (events.violations(), events.usages());
+    assert_eq!((violations.len(), usages.len()), (2, 2));
+    for violation in violations {
+        assert_eq!(violation.fields[fields::RESOURCE], "slow_request".into());
+        assert_eq!(violation.spans, ["request"]);
+    }
+    for usage in usages {
+        assert_eq!(usage.fields[fields::OUTCOME], "cancelled".into());
+        assert_eq!(usage.spans, ["request"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

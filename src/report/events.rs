@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{Level, Span, event};
+use tracing::{Level, event};
 
 use super::fields::*;
 use super::{Outcome, Report};
@@ -83,14 +83,13 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
     });
 }
 
-/// Runs in the current span or, outside every span (a body dropped by the server), in the one in
-/// which the work began.
+/// Runs inside the span in which the work began: a server drops a body outside every span, or inside
+/// one of the connection.
+///
+/// Where that span is entered already, deeper ones stay the current ones: a registry takes no notice of
+/// a span that is entered twice.
 fn inside_span(meter: &Meter, event: impl FnOnce()) {
-    if Span::current().is_none() {
-        meter.span().in_scope(event);
-    } else {
-        event();
-    }
+    meter.span().in_scope(event);
 }
 
 fn micros(time: Duration) -> u64 {
