@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -13,7 +15,7 @@ use request_budget::report::Outcome;
 use tower::{Service, ServiceExt};
 
 use crate::support::{
-    DropSite, Given, Holding, Ledger, Script, Step, answer, body, budgeted, data, handled, next,
+    DropSite, Dropped, Given, Ledger, Script, Step, answer, body, budgeted, data, handled, next,
     poll_once,
 };
 use Step::{Data, Fail, Trailers, Wait};
@@ -232,31 +234,43 @@ fn the_body_is_dropped_inside_the_scope_on_every_path() {
     assert_eq!(site.inside(), [true; 6]);
 }
 
+/// The future of a service that is not dropped by its own end, as those of combinators are.
+struct Answering {
+    end: Poll<()>,
+    _held: Dropped,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Script>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        self.end.map(|()| Ok(Response::new(Script::new([]))))
+    }
+}
+
 #[test]
 fn the_future_is_dropped_inside_the_scope_on_every_path() {
     let site = DropSite::default();
-    let ledger = Ledger::default();
-    let request = |end| {
-        let holding = Holding(site.guard(), end);
-        let service = move |_: Request<()>| {
-            let holding = holding;
-            holding.map(|()| Ok::<_, Infallible>(Response::new(Script::new([]))))
-        };
-        let mut service = Some(service);
-        let once = move |request| service.take().expect("called once")(request);
-        Box::pin(budgeted(Budget::new(), &ledger, tower::service_fn(once)).call(Request::new(())))
-    };
-    let mut done = request(std::task::Poll::Ready(()));
+    let mut service = budgeted(
+        Budget::new(),
+        &Ledger::default(),
+        tower::service_fn(|request: Request<Poll<()>>| Answering {
+            end: request.into_body(),
+            _held: site.guard(),
+        }),
+    );
+    let mut request = |end| Box::pin(service.call(Request::new(end)));
+    let mut done = request(Poll::Ready(()));
     assert!(poll_once(done.as_mut()).is_ready());
     assert_eq!(site.inside(), [true], "gone as soon as it is done");
-    let mut dropped = request(std::task::Poll::Pending);
+    let mut dropped = request(Poll::Pending);
     assert!(poll_once(dropped.as_mut()).is_pending());
     drop(dropped);
-    drop(request(std::task::Poll::Pending));
+    drop(request(Poll::Pending));
     assert_eq!(site.inside(), [true; 3]);
 }
 
-/// How a script ends after so many polls, by the rules; `None` while it has not.
+/// How a request ends whose body follows this script, polled so often and then dropped.
 fn expected(script: &[Step], tells_its_end: bool, length: Option<u64>, polls: usize) -> Outcome {
     let mut sent = 0;
     for taken in 0..polls {

@@ -269,6 +269,18 @@ async fn time_is_charged_once_the_call_is_over_and_not_when_its_future_is_droppe
     assert_eq!(ledger.end().usage.external_time, ms(10));
 }
 
+#[test]
+fn what_a_call_holds_is_dropped_as_soon_as_it_is_over() {
+    let site = DropSite::default();
+    let guard = site.guard();
+    let work = async {
+        let mut call = Box::pin(Holding(guard, Poll::Ready(())).external("payments"));
+        assert!(poll_once(call.as_mut()).is_ready());
+        assert_eq!(site.inside(), [true]);
+    };
+    assert_eq!(work.budgeted("order", Budget::new()).now_or_never(), Some(Ok(())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_past_a_hard_limit_is_not_made() {
     let (ledger, polled) = (Ledger::default(), Cell::new(false));

@@ -329,7 +329,7 @@ fn what_a_task_made_without_what_was_refused_is_thrown_away() {
 async fn an_answer_that_was_made_with_all_it_asked_for_stands() {
     let ledger = Ledger::default();
     let budget = Budget::new().external_time(Limit::hard(ms(10)));
-    let mut future = handled(budget, &ledger, async {
+    let mut future = handled(budget.clone(), &ledger, async {
         async { pass(ms(50)) }.external("payments").await.unwrap();
         Script::new([Data("a")]).telling_its_end()
     });
@@ -338,6 +338,9 @@ async fn an_answer_that_was_made_with_all_it_asked_for_stands() {
     assert_eq!(next(&mut answer.into_body()), data("a"));
     assert_eq!(ledger.outcomes(), [Outcome::Ok]);
     assert_eq!(ledger.end().violations, 1);
+
+    let task = async { async { pass(ms(50)) }.external("payments").await };
+    assert_eq!(task.budgeted("task", budget).await, Ok(Ok(())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,4 +486,41 @@ fn without_a_runtime_nothing_panics_not_even_caught() {
     let mut future = handled(hour, &Ledger::default(), pending());
     assert!(poll_once(future.as_mut()).is_pending());
     assert!(!panicked.load(Relaxed));
+}
+
+/// Is ready at its second poll.
+async fn late() {
+    tokio::task::yield_now().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ready_when_the_timer_rings_stands() {
+    let ledger = Ledger::default();
+    let mut future = handled(a_second(), &ledger, async {
+        late().await;
+        Script::new([Wait, Data("late")]).telling_its_end()
+    });
+    assert!(poll_once(future.as_mut()).is_pending());
+    advance(ms(1_000)).await;
+    let Poll::Ready(answer) = poll_once(future.as_mut()) else { panic!("ready") };
+    assert_eq!(answer.status(), StatusCode::OK);
+
+    let script = Script::new([Wait, Data("late")]).telling_its_end();
+    let mut body = body(a_second(), &ledger, script);
+    assert_eq!(next(&mut body), Given::Nothing);
+    advance(ms(1_000)).await;
+    assert_eq!(next(&mut body), data("late"));
+    assert_eq!(ledger.outcomes(), [Outcome::Ok]);
+
+    let mut task = Box::pin(late().budgeted("task", a_second()));
+    assert!(poll_once(task.as_mut()).is_pending());
+    advance(ms(1_000)).await;
+    assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(())));
+
+    let call = late().external("payments");
+    let call = call.budgeted("task", Budget::new().external_timeout(ms(1_000)));
+    let mut call = Box::pin(call);
+    assert!(poll_once(call.as_mut()).is_pending());
+    advance(ms(1_000)).await;
+    assert_eq!(poll_once(call.as_mut()), Poll::Ready(Ok(Ok(()))));
 }

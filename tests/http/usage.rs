@@ -1,8 +1,11 @@
 //! What a request is found to have used, of what the layer itself measures.
 
+use std::sync::mpsc;
+
 use futures_util::FutureExt;
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, Usage};
+use tokio::task::yield_now;
 use tokio::time::advance;
 
 use crate::support::{
@@ -118,6 +121,25 @@ async fn polls_that_only_the_outer_work_limits_are_not_shown_by_the_inner() {
     assert_eq!(ledger.ends()[0].usage.poll_time, None);
     assert_eq!(ledger.ends()[1].usage.poll_time, Some(ms(10)));
     assert_eq!(ledger.messages(), ["outer: 10ms in one poll, limit 1ms"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_polls_of_a_carried_child_are_polls_of_all_that_it_is_carried_from() {
+    let ledger = Ledger::default();
+    let (sender, receiver) = mpsc::channel();
+    let inner = async {
+        sender.send(Box::pin(async { pass(ms(10)) }.in_current_budget())).unwrap();
+        yield_now().await;
+    };
+    let inner = inner.budgeted("inner", Budget::new()).with_reporter(ledger.clone());
+    let outer = inner.budgeted("outer", Budget::new().poll_time(ms(1)));
+    let mut outer = Box::pin(outer.with_reporter(ledger.clone()));
+    assert!(poll_once(outer.as_mut()).is_pending());
+    // Here neither of the two is running.
+    assert!(poll_once(receiver.recv().unwrap().as_mut()).is_ready());
+    assert_eq!(ledger.messages(), ["outer: 10ms in one poll, limit 1ms"]);
+    assert!(poll_once(outer.as_mut()).is_ready());
+    assert_eq!(ledger.ends()[1].usage.busy_time, Some(ms(10)));
 }
 
 #[tokio::test(start_paused = true)]
