@@ -30,7 +30,7 @@ use crate::scope;
 /// An event belongs to the work that is running where it comes up. The statements of SQLite run on a
 /// thread of the driver, which needs a *global* subscriber, and where only the caller's span is known:
 /// they belong to the work that runs in that span, so give every request a span of its own (tower-http's
-/// `TraceLayer` does), around the budget layer or inside it. What comes up outside every unit of work, or
+/// `TraceLayer` does), around the budget layer, or made inside it. What comes up outside every unit of work, or
 /// in a span in which several run side by side, belongs to none.
 ///
 /// # Performance
@@ -66,8 +66,8 @@ use crate::scope;
 ///     sqlx::query("SELECT 3").execute(&pool).await?;
 ///     Ok::<_, sqlx::Error>(Usage::current().unwrap())
 /// };
-/// let work = work.instrument(tracing::info_span!("request"));
-/// let usage = work.budgeted("request", Budget::new()).await.unwrap()?;
+/// let work = work.budgeted("request", Budget::new());
+/// let usage = work.instrument(tracing::info_span!("request")).await.unwrap()?;
 /// assert_eq!((usage.queries, usage.unmetered), (2, 1));
 /// # Ok(()) }
 /// ```
@@ -129,13 +129,6 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, _: &tracing::span::Attributes<'_>, id: &Id, _: Context<'_, S>) {
-        if let Some(meter) = scope::current() {
-            self.note(id, &meter);
-        }
-    }
-
-    fn on_enter(&self, id: &Id, _: Context<'_, S>) {
-        // A span that was made before the work, and is entered inside it.
         if let Some(meter) = scope::current() {
             self.note(id, &meter);
         }
