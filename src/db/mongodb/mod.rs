@@ -30,8 +30,9 @@
 //! * **queries**: each command that gets a connection, once: each `getMore`, each retry, and
 //!   `commitTransaction` and `abortTransaction` too.
 //! * **query time**: from the connection being there to its return to the pool. The pool takes it back
-//!   in a task of its own, so on a busy thread a little more than the wait. What is still out when the
-//!   work ends counts up to then.
+//!   in a task of its own, so what keeps the thread busy in between counts as well, and the time of the
+//!   last command may be known, and its violation said, only after the work has ended. What is still out
+//!   then counts up to then.
 //! * **connection wait**: from asking for a connection to having it, or not getting it.
 //! * **repeated queries**, and the statements of a violation: with [`Detail::Commands`] only. A command
 //!   is told by its name, its collection and the shape of its filter, never by values.

@@ -33,7 +33,8 @@
 //! that fails or is cancelled. A future or stream that is never polled executes nothing and counts
 //! nothing, and so does a query whose arguments cannot be encoded. Of a batch
 //! ([`raw_sql`](sqlx::raw_sql) with several statements) each statement of which the driver reports a
-//! result counts, under the text of the batch. Query time is the time spent waiting for the driver;
+//! result counts, under the text of the batch; with `fetch_one` and `fetch_optional`, and where SQLite
+//! takes several statements as one prepared query, all of it counts once. Query time is the time spent waiting for the driver;
 //! between two rows of a stream only while the next one is waited for.
 //!
 //! `BEGIN`, `COMMIT`, `ROLLBACK` and savepoints made with `begin`, `commit` and `rollback` are

@@ -35,7 +35,8 @@ impl<DB: Database> Request<DB> {
         }
     }
 
-    /// Whether it may hold several statements: what has arguments, even none, is prepared as one.
+    /// Whether it may hold several statements: what has arguments, even none, is prepared as one (by all
+    /// but SQLite, which runs each and is counted once).
     pub(super) fn may_be_batch(&self) -> bool {
         matches!(self.arguments, Ok(None))
     }
