@@ -34,17 +34,18 @@ impl Timer {
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let mut this = self.project();
         let Some(at) = *this.at else { return false };
+        // The clock is asked first: a time limit of zero must not wait for the next tick, and the runtime
+        // turns its timers rarely while a task that wakes itself keeps it busy.
+        if Instant::now() >= at {
+            return true;
+        }
         if this.sleep.is_none() {
-            // Asked before a timer is made: a time limit of zero must not wait for the next tick.
-            if Instant::now() >= at {
-                return true;
-            }
             this.sleep.set(new_sleep(at));
         }
         match this.sleep.as_pin_mut() {
             // Work that has used up its cooperative budget in this poll must not starve its timer.
             Some(sleep) => std::pin::pin!(unconstrained(sleep)).poll(cx) == Poll::Ready(()),
-            None => Instant::now() >= at,
+            None => false,
         }
     }
 
