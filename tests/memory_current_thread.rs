@@ -16,7 +16,8 @@ use futures_util::future::join;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use request_budget::alloc::CountingAllocator;
-use request_budget::{Budget, BudgetExt, Usage};
+use request_budget::db::Query;
+use request_budget::{Budget, BudgetExt, ExternalExt, Usage, Violation};
 use tokio::runtime::Builder;
 
 use memory::{
@@ -35,6 +36,7 @@ fn memory_is_measured_to_the_byte_on_one_thread() {
     a_carried_child_in_the_same_poll_is_charged_once();
     destructors_are_charged();
     memory_that_others_allocated_is_no_credit();
+    our_own_books_cost_the_work_nothing();
 }
 
 /// First of all, because the first question in a process has to find out whether bytes are counted.
@@ -225,4 +227,33 @@ fn memory_that_others_allocated_is_no_credit() {
     let mut work = pin!(work.budgeted("test", Budget::new()).with_reporter(ledger.clone()));
     assert!(poll_once(work.as_mut()).is_ready());
     assert_eq!(ledger.measured(), [Some(2_000), Some(12_000), Some(0)]);
+}
+
+/// Tables, violations, and what a subscriber and a reporter do with a report.
+fn our_own_books_cost_the_work_nothing() {
+    let statements: Vec<String> = (0..300).map(|n| format!("SELECT {n} FROM somewhere")).collect();
+    let texts = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&texts);
+    let ledger = Ledger::new();
+    let work = async {
+        for _ in 0..2 {
+            for statement in &statements {
+                drop(Query::start(statement).unwrap());
+            }
+            yield_now().await;
+        }
+        async {}.external("payments").await.unwrap();
+        drop(black_box(Vec::<u8>::with_capacity(700)));
+    };
+    let budget = Budget::new().queries(2).repeated_queries(1).external_calls(0);
+    let inner = work.budgeted("inner", budget).with_reporter(move |violation: &Violation| {
+        kept.lock().unwrap().push(violation.to_string());
+    });
+    let mut outer = pin!(inner.budgeted("outer", Budget::new()).with_reporter(ledger.clone()));
+    while poll_once(outer.as_mut()).is_pending() {}
+    assert_eq!(texts.lock().unwrap().len(), 3);
+    let [Some(peak), Some(allocated), Some(0)] = ledger.measured() else { panic!("it frees all") };
+    // The account of the inner work itself is memory of the outer one, while it runs.
+    assert_eq!(peak, allocated);
+    assert!((700..2_700).contains(&peak), "{peak} bytes");
 }

@@ -98,20 +98,34 @@ pub(crate) fn resume(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
 }
 
+/// Does something of this library's own, of which the work that runs here is charged nothing.
+pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
+    /// Forgets, also when unwinding, what was counted since.
+    struct Forget((Sample, i64));
+
+    impl Drop for Forget {
+        fn drop(&mut self) {
+            let (before, peak) = self.0;
+            let _ = THREAD.try_with(|thread| {
+                thread.allocated.set(before.allocated);
+                thread.freed.set(before.freed);
+                thread.peak.set(peak);
+            });
+        }
+    }
+
+    let _forget = Forget(start());
+    own()
+}
+
 /// Whether the program's global allocator counts, found out by asking it once.
 pub(crate) fn is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
-        let ask = |thread: &Counters| {
-            let before = (thread.allocated.get(), thread.freed.get(), thread.peak.get());
+        aside(|| {
+            let (before, _) = start();
             drop(std::hint::black_box(Box::new(0_u64)));
-            let counts = thread.allocated.get() != before.0;
-            // Whose work it is that runs here is not charged for the question.
-            thread.allocated.set(before.0);
-            thread.freed.set(before.1);
-            thread.peak.set(before.2);
-            counts
-        };
-        THREAD.try_with(ask).unwrap_or(false)
+            since(before).allocated > 0
+        })
     })
 }

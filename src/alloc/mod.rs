@@ -17,7 +17,8 @@
 //!
 //! Not counted: what other threads allocate on behalf of the work, unless it was carried there with
 //! [`in_current_budget`](crate::BudgetExt::in_current_budget); stacks; memory that never passed
-//! through the global allocator.
+//! through the global allocator; what this library notes of statements, and what subscribers and
+//! reporters do with a violation or a report.
 //!
 //! # Examples
 //!

@@ -8,6 +8,7 @@ use tracing::Span;
 use super::table::Entry;
 use super::{Meter, Suspect};
 use crate::error::Cut;
+use crate::memory;
 use crate::report;
 use crate::resource::Resource;
 use crate::violation::{Cause, Severity, Violation};
@@ -59,8 +60,10 @@ impl Meter {
         {
             // Before all else: whoever finds this crossing known goes by the cut. Another thread may
             // have been first.
-            let violation = self.violation(resource, severity, observed, limit, suspect);
-            drop(self.cut.set(Cut::new(violation)));
+            memory::aside(|| {
+                let violation = self.violation(resource, severity, observed, limit, suspect);
+                drop(self.cut.set(Cut::new(violation)));
+            });
         }
         let soft = 1 << resource.index();
         let hard = soft << Resource::COUNT;
@@ -72,8 +75,10 @@ impl Meter {
         if self.crossed.fetch_or(news, Relaxed) & known != 0 {
             return;
         }
-        let violation = self.violation(resource, severity, observed, limit, suspect);
-        report::violation(self, &violation);
+        memory::aside(|| {
+            let violation = self.violation(resource, severity, observed, limit, suspect);
+            report::violation(self, &violation);
+        });
     }
 
     pub(crate) fn violation(

@@ -270,3 +270,10 @@ impl Meter {
         }
     }
 }
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        // Made aside, so freed aside.
+        memory::aside(|| drop(self.cut.take()));
+    }
+}

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use foldhash::fast::FixedState;
 
+use crate::memory;
+
 /// Identifies a text within one table; never 0.
 ///
 /// 64 bits of a good hash stand for the text: two of a million different statements in one unit of
@@ -148,7 +150,7 @@ impl Table {
     fn entry(&self, key: Key) -> Option<&Entry> {
         let mut place = &self.first;
         for size in Self::SIZES {
-            let block = place.get_or_init(|| Box::new(Block::new(size)));
+            let block = place.get_or_init(|| memory::aside(|| Box::new(Block::new(size))));
             for entry in block.probe(key) {
                 match entry.key.compare_exchange(0, key.0, Relaxed, Relaxed) {
                     Ok(_) => return Some(entry),
@@ -168,7 +170,14 @@ impl Table {
         if before.saturating_add(text.len()) > Self::MOST_BYTES {
             return Box::default();
         }
-        text.into()
+        memory::aside(|| text.into())
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // What was not charged to anybody must not be taken off anybody's account either.
+        memory::aside(|| drop(self.first.take()));
     }
 }
 

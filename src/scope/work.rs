@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::current::{Entered, current};
 use crate::budget::Budget;
 use crate::error::Cut;
+use crate::memory;
 use crate::meter::Meter;
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
@@ -101,7 +102,7 @@ impl Work {
         if let Some(meter) = self.meter.take() {
             let outcome = if self.running { Outcome::Panicked } else { outcome };
             meter.close();
-            report::finished(&meter, outcome);
+            memory::aside(|| report::finished(&meter, outcome));
         }
     }
 }

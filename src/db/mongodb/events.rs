@@ -14,6 +14,7 @@ use mongodb::options::ServerAddress;
 
 use super::shape;
 use crate::db::query::UNATTRIBUTED;
+use crate::memory;
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
@@ -50,7 +51,10 @@ impl Connections {
                     meter.count_command(since);
                 }
                 self.with(|out| {
-                    out.insert(id(&event.address, event.connection_id), Out { meter, since })
+                    // A map that grows grows for all work, not for this.
+                    memory::aside(|| {
+                        out.insert(id(&event.address, event.connection_id), Out { meter, since })
+                    })
                 });
             }
             CmapEvent::ConnectionCheckoutFailed(event) => {
@@ -100,7 +104,7 @@ impl Commands {
         let Some(meter) = scope::current() else { return };
         match event {
             CommandEvent::Started(event) => {
-                let text = shape::of(&event.command_name, &event.command);
+                let text = memory::aside(|| shape::of(&event.command_name, &event.command));
                 let key = Key::of(&text);
                 let begins = event.command.get_bool("startTransaction") == Ok(true);
                 for meter in meter.chain() {
@@ -109,6 +113,7 @@ impl Commands {
                         meter.add(Resource::Transactions, 1, Suspect::Statement(key));
                     }
                 }
+                memory::aside(|| drop(text));
             }
             CommandEvent::Succeeded(event) => {
                 let documents = documents(&event.reply);
