@@ -64,9 +64,10 @@
 //! # What is not here
 //!
 //! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not
-//! metered. For what needs sqlx's own types (migrations, `LISTEN`, `COPY`) there is
+//! metered; the compiler says so where it is asked for. For what needs sqlx's own types (migrations, `LISTEN`, `COPY`) there is
 //! [`Pool::unmetered`] and [`Connection::unmetered`].
 
+mod acquire;
 mod connection;
 mod execution;
 mod executor;
