@@ -190,6 +190,22 @@ impl Budget {
         self
     }
 
+    /// How long work that was cut, or dropped as when a client hangs up, may go on for the sake of MongoDB
+    /// commands that are under way; 5 seconds unless set.
+    ///
+    /// The MongoDB driver's calls must not be dropped half way. So the answer to the client goes out at
+    /// once, and the rest of a request is polled on in a task of its own until the commands that are under
+    /// way are over; a background task that is cut ends that much later. The usage of all of it is in the
+    /// report, which comes when it is over; `total_time` stops at the cut. Then, or after this time, the work
+    /// is dropped.
+    ///
+    /// Where there is no MongoDB client of this crate, or no command is under way, the work is dropped at
+    /// once.
+    pub fn grace_period(mut self, longest: Duration) -> Self {
+        Arc::make_mut(self.limits.get_or_insert_default()).grace = longest;
+        self
+    }
+
     /// The limit on a resource, if there is one.
     #[must_use]
     pub fn limit(&self, resource: Resource) -> Option<Limit<Amount>> {
@@ -277,6 +293,9 @@ impl fmt::Debug for Budget {
         if self.limits().end_at_headers {
             all.field("until_headers", &true);
         }
+        if self.limits().grace != Limits::UNLIMITED.grace {
+            all.field("grace_period", &self.limits().grace);
+        }
         all.finish()
     }
 }
@@ -291,6 +310,8 @@ pub(crate) struct Limits {
     hard: [u64; Resource::COUNT],
     /// The limits on the wall time say nothing of a response's body.
     pub(crate) end_at_headers: bool,
+    /// How long work that has been ended may go on for the sake of MongoDB commands under way.
+    pub(crate) grace: Duration,
 }
 
 impl Limits {
@@ -298,6 +319,7 @@ impl Limits {
         soft: [NONE; Resource::COUNT],
         hard: [NONE; Resource::COUNT],
         end_at_headers: false,
+        grace: Duration::from_secs(5),
     };
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use request_budget::alloc::CountingAllocator;
 use request_budget::db::{BypassWitness, Query};
-use request_budget::deadline::External;
+use request_budget::deadline::{Detachable, External};
 use request_budget::http::{
     BodyError, BudgetService, ByRoute, DeadlineLayer, DeadlineService, ExternalError,
     ExternalFuture, ExternalLayer, ExternalService, Naming, Policy, ProblemDetails, QueueTime,
@@ -175,6 +175,12 @@ fn hooks_can_be_kept_behind_a_pointer() {
     // These are generic over the request's body and chosen when the layer is made.
     fn kept(_: &dyn Policy<()>, _: &dyn Naming<()>) {}
     kept(&Budget::new(), &ByRoute::default());
+}
+
+#[test]
+fn what_can_be_spawned_can_be_detached() {
+    fn detachable<T: Detachable>() {}
+    detachable::<Ready<Opaque>>();
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Query {
     /// Counts one more statement of a batch that was sent as one text.
     #[cfg(feature = "sqlx")]
     pub(crate) fn count_next_of_batch(&mut self) {
-        self.charge(|meter, _| meter.add(Resource::Queries, 1, Suspect::TopStatement));
+        self.charge(|meter, key| meter.add(Resource::Queries, 1, Suspect::Statement(key)));
     }
 
     fn charge(&self, charge: impl Fn(&Meter, Key)) {

@@ -3,8 +3,18 @@
 //! Work is always polled before the clock is asked, so what is finished is never thrown away because
 //! the clock also rang.
 
+#[cfg(feature = "http")]
+mod detached;
 mod external;
+#[cfg(feature = "http")]
+mod held;
 mod timer;
 
 pub use external::External;
+#[cfg(feature = "http")]
+pub use held::Detachable;
+#[cfg(feature = "http")]
+pub(crate) use held::Held;
+#[cfg(all(feature = "http", feature = "mongodb"))]
+pub(crate) use held::expect_commands;
 pub(crate) use timer::Timer;

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::error::BodyError;
 use super::idle::Idle;
-use crate::deadline::Timer;
+use crate::deadline::{Detachable, Held, Timer};
 use crate::meter::Suspect;
 use crate::report::Outcome;
 use crate::resource::Resource;
@@ -23,9 +23,9 @@ pin_project! {
     /// The end is reported once, at the first of: the last frame, trailers, an error, a cut, the drop
     /// of the body.
     pub struct ResponseBody<B> {
-        // `None` once it has ended: its destructors run inside the scope as well.
+        // Its destructors run inside the scope as well.
         #[pin]
-        inner: Option<B>,
+        inner: Held<B>,
         // The payload of an answer of our own, for work that is over already.
         rejection: Option<Bytes>,
         work: Option<Work>,
@@ -61,7 +61,7 @@ impl Complete {
     }
 }
 
-impl<B: Body> ResponseBody<B> {
+impl<B: Body + Detachable> ResponseBody<B> {
     pub(super) fn new(body: B, work: Work, status: StatusCode, is_head: bool) -> Self {
         let outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
         // The server drops the body of an answer that by definition has none.
@@ -74,7 +74,7 @@ impl<B: Body> ResponseBody<B> {
             meter.headers_are_there();
         }
         Self {
-            inner: Some(body),
+            inner: Held::new(body, poll_on),
             rejection: None,
             timer: Timer::new(work.deadline()),
             idle: Idle::default(),
@@ -88,7 +88,7 @@ impl<B: Body> ResponseBody<B> {
 impl<B> ResponseBody<B> {
     pub(super) fn rejected(payload: Bytes) -> Self {
         Self {
-            inner: None,
+            inner: Held::Done,
             rejection: Some(payload).filter(|payload| !payload.is_empty()),
             timer: Timer::new(None),
             idle: Idle::default(),
@@ -100,14 +100,21 @@ impl<B> ResponseBody<B> {
 }
 
 /// Drops the body, then reports the end, unless both were done before.
-fn end<B>(mut inner: Pin<&mut Option<B>>, work: &mut Option<Work>, outcome: Outcome) {
-    if let Some(mut work) = work.take() {
-        if matches!(outcome, Outcome::Cut | Outcome::Cancelled) {
-            work.abandon(|| inner.set(None));
-        } else {
-            work.run(|| inner.set(None));
-        }
-        work.finish(outcome);
+fn end<B>(mut inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
+    let Some(mut work) = work.take() else { return };
+    if matches!(outcome, Outcome::Cut | Outcome::Cancelled) {
+        return inner.end_early(work, outcome);
+    }
+    work.run(|| inner.set(Held::Done));
+    work.finish(outcome);
+}
+
+/// Throws frames away. Another one is not asked for before something wakes the task: what has just
+/// delivered one would begin its next command.
+fn poll_on<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<()> {
+    match body.poll_frame(cx) {
+        Poll::Ready(None | Some(Err(_))) => Poll::Ready(()),
+        Poll::Ready(Some(Ok(_))) | Poll::Pending => Poll::Pending,
     }
 }
 
@@ -189,7 +196,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (&self.rejection, &self.inner) {
+        match (&self.rejection, self.inner.as_ref()) {
             (Some(payload), _) => SizeHint::with_exact(payload.len() as u64),
             (None, Some(inner)) => inner.size_hint(),
             (None, None) => SizeHint::with_exact(0),

@@ -11,16 +11,16 @@ use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;
 use super::reject::{Reject, unavailable};
-use crate::deadline::Timer;
+use crate::deadline::{Detachable, Held, Timer};
 use crate::report::Outcome;
 use crate::scope::Work;
 
 pin_project! {
     /// The response future of [`BudgetService`](super::BudgetService).
     pub struct ResponseFuture<F> {
-        // `None` once it is done: its destructors run inside the scope as well.
+        // Its destructors run inside the scope as well.
         #[pin]
-        future: Option<F>,
+        future: Held<F>,
         // Handed on to the body.
         work: Option<Work>,
         #[pin]
@@ -31,15 +31,15 @@ pin_project! {
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if let Some(work) = this.work {
-                work.abandon(|| this.future.set(None));
+            let this = this.project();
+            if let Some(work) = this.work.take() {
+                this.future.end_early(work, Outcome::Cancelled);
             }
         }
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F: Future + Detachable> ResponseFuture<F> {
     pub(super) fn new(
         future: F,
         work: Work,
@@ -47,14 +47,15 @@ impl<F> ResponseFuture<F> {
         is_head: bool,
     ) -> Self {
         let timer = Timer::new(work.deadline());
-        Self { future: Some(future), work: Some(work), timer, reject, is_head }
+        let future = Held::new(future, |future, cx| future.poll(cx).map(drop));
+        Self { future, work: Some(work), timer, reject, is_head }
     }
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
+    B: Body + Detachable,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
@@ -65,7 +66,7 @@ where
             let future = this.future.as_mut().as_pin_mut();
             let polled = future.expect("there as long as the work is").poll(cx);
             if polled.is_ready() {
-                this.future.set(None);
+                this.future.set(Held::Done);
             }
             polled
         });
@@ -84,16 +85,15 @@ where
                 false => return Poll::Pending,
             },
         };
-        work.abandon(|| this.future.set(None));
-        work.finish(Outcome::Cut);
-        *this.work = None;
+        let work = this.work.take().expect("taken where the answer is there");
+        this.future.end_early(work, Outcome::Cut);
         let answer =
             this.reject.as_ref().map_or_else(unavailable, |own| own.reject(cut.violation()));
         Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
     }
 }
 
-fn answered<B: Body, E>(
+fn answered<B: Body + Detachable, E>(
     answer: Result<Response<B>, E>,
     mut work: Work,
     is_head: bool,

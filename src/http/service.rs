@@ -11,6 +11,7 @@ use super::body::ResponseBody;
 use super::future::ResponseFuture;
 use super::layer::Hooks;
 use super::policy::{ByRoute, Naming, Policy};
+use crate::deadline::Detachable;
 use crate::scope::Work;
 
 /// Puts every request of the inner service under a budget.
@@ -47,10 +48,10 @@ impl<S, P, N> BudgetService<S, P, N> {
 
 impl<S, P, N, ReqBody, ResBody> Service<Request<ReqBody>> for BudgetService<S, P, N>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Future: Detachable>,
     P: Policy<ReqBody>,
     N: Naming<ReqBody>,
-    ResBody: Body<Data: From<Bytes>>,
+    ResBody: Body<Data: From<Bytes>> + Detachable,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;

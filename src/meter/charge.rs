@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+#[cfg(feature = "mongodb")]
+use super::in_flight::Command;
 use super::table::{Entry, Key};
 use super::{Meter, Suspect};
 use crate::error::Cut;
@@ -107,26 +109,56 @@ impl Meter {
         self.cut().expect("a hard limit that was crossed cuts").clone()
     }
 
-    /// Counts one command that got its connection now, and times it until its end.
+    /// Counts one command that got its connection now, here and in all that this work runs inside, and
+    /// times it until its end.
     #[cfg(feature = "mongodb")]
-    pub(crate) fn count_command(&self, now: Instant) {
-        self.commands.began(self.started, now);
-        self.add(Resource::Queries, 1, Suspect::TopStatement);
+    pub(crate) fn begin_command(&self, id: u64) {
+        let now = Instant::now();
+        for (depth, meter) in self.chain().enumerate() {
+            meter.commands.began(meter.started, now, (depth == 0).then_some(id));
+            meter.add(Resource::Queries, 1, Suspect::TopStatement);
+        }
+    }
+
+    /// Tells which command it is that was begun.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn name_command(&self, id: u64, key: Key, text: &str) {
+        self.commands.name(id, key);
+        for meter in self.chain() {
+            let repeated = meter.statements.count(key, text);
+            meter.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+        }
+    }
+
+    /// Charges a command whose end was told.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn end_command(&self, id: u64) {
+        if let Some(command) = self.commands.take(id) {
+            self.charge_command(command);
+        }
+    }
+
+    /// Charges the commands whose end has not been told yet.
+    #[cfg(feature = "mongodb")]
+    pub(super) fn settle_commands(&self) {
+        while let Some(command) = self.commands.take_any() {
+            self.charge_command(command);
+        }
+        // What runs in other tasks may go on; its time up to here counts as well.
+        let so_far = self.used(Resource::QueryTime).saturating_add(nanos(self.in_flight()));
+        self.check(Resource::QueryTime, so_far, Suspect::Nobody);
     }
 
     #[cfg(feature = "mongodb")]
-    pub(crate) fn end_command(&self, since: Instant, now: Instant) {
-        self.commands.ended(self.started, since);
-        self.add_statement_time(None, now.saturating_duration_since(since));
-        let time = nanos(now.saturating_duration_since(since));
-        self.raise(Resource::SlowQuery, time, Suspect::Nobody);
-    }
-
-    /// Tells which command it is that was counted.
-    #[cfg(feature = "mongodb")]
-    pub(crate) fn count_command_text(&self, key: Key, text: &str) {
-        let repeated = self.statements.count(key, text);
-        self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+    fn charge_command(&self, Command { since, key, .. }: Command) {
+        let time = self.commands.waited(self.started, since);
+        for meter in self.chain() {
+            meter.commands.ended(meter.started, since);
+            meter.add_statement_time(key, time);
+            if key.is_none() {
+                meter.raise(Resource::SlowQuery, nanos(time), Suspect::Nobody);
+            }
+        }
     }
 
     /// Compares a statement that sqlx says it has executed with what was counted.

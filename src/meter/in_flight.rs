@@ -1,29 +1,111 @@
-//! The time of what is under way, added up without knowing each.
+//! The commands of a unit of work that are under way.
+//!
+//! A command is begun in the task of its work, and its end is told in another task, late or never. So
+//! the work keeps what it has begun, and settles what is left when it ends itself.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::table::Key;
+use crate::memory;
 use crate::time::{Instant, nanos};
 
-/// How many things are under way, and the sum of the moments at which they began.
-///
-/// The time of all of them is then the count times the present, less the sum; no list is needed.
+/// How many commands are under way in a unit of work and in what runs inside it, and which of them are
+/// its own.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     count: AtomicU64,
-    /// Nanoseconds after the start of the work; may wrap, like the product it is taken from.
+    /// The sum of the moments at which they began, in nanoseconds after the start of the work: the time
+    /// of all is then the count times the present, less the sum. May wrap, like that product.
     began: AtomicU64,
+    /// When the last poll began during which any was under way.
+    polled: AtomicU64,
+    own: Mutex<Vec<Command>>,
+    /// What waits until none is under way.
+    waiter: Mutex<Option<Waker>>,
+    is_awaited: AtomicBool,
+}
+
+/// One command under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Command {
+    id: u64,
+    pub(super) since: Instant,
+    /// Which it is, where that is known.
+    pub(super) key: Option<Key>,
 }
 
 impl InFlight {
-    pub(super) fn began(&self, origin: Instant, at: Instant) {
-        self.began.fetch_add(nanos(at.saturating_duration_since(origin)), Relaxed);
-        self.count.fetch_add(1, Relaxed);
+    /// Notes that a command has begun; `own` is its id if no inner work began it.
+    pub(super) fn began(&self, origin: Instant, since: Instant, own: Option<u64>) {
+        self.began.fetch_add(after(origin, since), Relaxed);
+        self.count.fetch_add(1, SeqCst);
+        if let Some(id) = own {
+            memory::aside(|| lock(&self.own).push(Command { id, since, key: None }));
+        }
     }
 
-    pub(super) fn ended(&self, origin: Instant, began: Instant) {
-        self.count.fetch_sub(1, Relaxed);
-        self.began.fetch_sub(nanos(began.saturating_duration_since(origin)), Relaxed);
+    /// Notes which command it is.
+    pub(super) fn name(&self, id: u64, key: Key) {
+        if let Some(command) = lock(&self.own).iter_mut().find(|command| command.id == id) {
+            command.key = Some(key);
+        }
+    }
+
+    /// Takes a command of its own out, unless that was done before.
+    pub(super) fn take(&self, id: u64) -> Option<Command> {
+        let mut own = lock(&self.own);
+        let position = own.iter().position(|command| command.id == id)?;
+        Some(own.swap_remove(position))
+    }
+
+    /// Takes any command of its own out.
+    pub(super) fn take_any(&self) -> Option<Command> {
+        lock(&self.own).pop()
+    }
+
+    /// Notes that a command has ended.
+    pub(super) fn ended(&self, origin: Instant, since: Instant) {
+        self.began.fetch_sub(after(origin, since), Relaxed);
+        // Sequentially consistent with `poll_none`: one of the two sees what the other has stored.
+        if self.count.fetch_sub(1, SeqCst) == 1
+            && self.is_awaited.load(SeqCst)
+            && let Some(waiter) = lock(&self.waiter).take()
+        {
+            waiter.wake();
+        }
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    /// Whether none is under way; if any is, the task will be woken when none is.
+    pub(super) fn poll_none(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.count.load(SeqCst) > 0 {
+            *lock(&self.waiter) = Some(cx.waker().clone());
+            self.is_awaited.store(true, SeqCst);
+        }
+        if self.count.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Notes that a poll begins, which may be the one that finds a command done.
+    #[inline]
+    pub(super) fn polled(&self, origin: Instant) {
+        if self.count.load(Relaxed) > 0 {
+            self.polled.store(nanos(origin.elapsed()), Relaxed);
+        }
+    }
+
+    /// How long the work waited for a command that is over.
+    ///
+    /// Whatever keeps the thread busy after the reply was read is not the command's time, and the end is
+    /// told late: so the wait ends where the last poll begins.
+    pub(super) fn waited(&self, origin: Instant, since: Instant) -> Duration {
+        Duration::from_nanos(self.polled.load(Relaxed).saturating_sub(after(origin, since)))
     }
 
     /// The time of all that is under way.
@@ -39,23 +121,73 @@ impl InFlight {
     }
 }
 
+fn after(origin: Instant, at: Instant) -> u64 {
+    nanos(at.saturating_duration_since(origin))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No access panics half way, so what is poisoned is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_times_add_up() {
         let (origin, all) = (Instant::now(), InFlight::default());
         let after = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
-        all.began(origin, origin);
+        all.began(origin, origin, None);
         after(2).await;
         let second = Instant::now();
-        all.began(origin, second);
+        all.began(origin, second, None);
         after(3).await;
         assert_eq!(all.time(origin), Duration::from_secs(5 + 3));
         all.ended(origin, origin);
         assert_eq!(all.time(origin), Duration::from_secs(3));
         all.ended(origin, second);
         assert_eq!(all.time(origin), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_ends_where_the_last_poll_begins() {
+        let (origin, all) = (Instant::now(), InFlight::default());
+        all.began(origin, origin, Some(7));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        all.polled(origin);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let command = all.take(7).expect("it is under way");
+        assert!(all.take(7).is_none());
+        all.ended(origin, command.since);
+        assert_eq!(all.waited(origin, command.since), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_end_of_the_last() {
+        struct Woken(AtomicBool);
+
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Relaxed);
+            }
+        }
+
+        let (origin, all) = (Instant::now(), InFlight::default());
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let cx = Context::from_waker(&waker);
+        assert!(all.poll_none(&cx).is_ready());
+        all.began(origin, origin, None);
+        all.began(origin, origin, None);
+        assert!(all.poll_none(&cx).is_pending());
+        all.ended(origin, origin);
+        assert!(!woken.0.load(Relaxed));
+        all.ended(origin, origin);
+        assert!(woken.0.load(Relaxed));
+        assert!(all.poll_none(&cx).is_ready());
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod table;
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tracing::Span;
@@ -37,6 +38,8 @@ pub(crate) struct Meter {
     /// Where events go that come up outside every span.
     span: Span,
     started: Instant,
+    /// When the wall time ended, where some of the work has gone on after that.
+    stopped: OnceLock<Instant>,
     /// The unit of work inside which this one runs; settled when it is first entered.
     parent: OnceLock<Option<Arc<Self>>>,
     used: [AtomicU64; Resource::COUNT],
@@ -65,7 +68,7 @@ pub(crate) struct Meter {
 pub(crate) enum Suspect {
     Nobody,
     Statement(Key),
-    /// The statement that ran most often.
+    /// The statement that ran most often, if that is known.
     TopStatement,
     External(Key),
 }
@@ -78,6 +81,7 @@ impl Meter {
             reporter,
             span: Span::current(),
             started: Instant::now(),
+            stopped: OnceLock::new(),
             parent: OnceLock::new(),
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
@@ -203,6 +207,12 @@ impl Meter {
         }
     }
 
+    /// Notes that the wall time of the work is over.
+    pub(crate) fn stop_clock(&self) {
+        self.check_wall_time();
+        self.stopped.get_or_init(Instant::now);
+    }
+
     fn check_wall_time(&self) {
         if !self.timeless.swap(true, Relaxed) {
             let total = nanos(self.started.elapsed());
@@ -214,6 +224,8 @@ impl Meter {
     /// The checks that can only be made at the end.
     pub(crate) fn close(&self) {
         self.check_wall_time();
+        #[cfg(feature = "mongodb")]
+        self.settle_commands();
         self.check(Resource::Retained, self.live.load(Relaxed), Suspect::Nobody);
         report::unmeasured::check(self.limits());
     }
@@ -223,6 +235,33 @@ impl Meter {
         // A hard crossing sets both bits, a soft one the lower.
         let soft = (1 << Resource::COUNT) - 1;
         (self.crossed.load(Relaxed) & soft).count_ones()
+    }
+
+    /// Notes that a poll of the work begins.
+    #[cfg(feature = "mongodb")]
+    #[inline]
+    pub(crate) fn polled(&self) {
+        self.commands.polled(self.started);
+    }
+
+    /// Whether commands that must not be dropped half way are under way.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_commands_under_way(&self) -> bool {
+        #[cfg(feature = "mongodb")]
+        return !self.commands.is_empty();
+        #[cfg(not(feature = "mongodb"))]
+        false
+    }
+
+    /// Whether no such command is under way; if any is, the task will be woken when none is.
+    pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
+        #[cfg(feature = "mongodb")]
+        return self.commands.poll_none(cx);
+        #[cfg(not(feature = "mongodb"))]
+        {
+            let _ = cx;
+            Poll::Ready(())
+        }
     }
 
     /// How long what is under way has taken by now.
@@ -262,7 +301,10 @@ impl Meter {
             retained: measured(live.saturating_add_signed(pending.net)),
             external_calls: count(Resource::ExternalCalls),
             external_time: time(Resource::ExternalTime),
-            total_time: self.started.elapsed(),
+            total_time: self.stopped.get().map_or_else(
+                || self.started.elapsed(),
+                |stopped| stopped.saturating_duration_since(self.started),
+            ),
             queue_time: self.queue_time.get().copied(),
             poll_time: polls_are_timed.then(|| time(Resource::PollTime)),
             busy_time: polls_are_timed.then(|| Duration::from_nanos(self.busy.load(Relaxed))),
@@ -274,6 +316,10 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         // Made aside, so freed aside.
-        memory::aside(|| drop(self.cut.take()));
+        memory::aside(|| {
+            drop(self.cut.take());
+            #[cfg(feature = "mongodb")]
+            drop(std::mem::take(&mut self.commands));
+        });
     }
 }

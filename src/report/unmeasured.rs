@@ -12,6 +12,16 @@ use crate::resource::Resource;
 /// Set by whatever counts statements: an instrumented pool or client, or a guard.
 static STATEMENTS_ARE_METERED: AtomicBool = AtomicBool::new(false);
 
+/// Set by clients that count commands without knowing which.
+#[cfg(feature = "mongodb")]
+static COMMANDS_ARE_ONLY_COUNTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this process has a client that counts commands without knowing which.
+#[cfg(feature = "mongodb")]
+pub(crate) fn commands_are_only_counted() {
+    COMMANDS_ARE_ONLY_COUNTED.store(true, Relaxed);
+}
+
 /// Notes that this process has something that counts statements.
 pub(crate) fn statements_are_metered() {
     // Read first: a store would take the line from every other thread that reads it.
@@ -26,12 +36,34 @@ pub(crate) fn statements_are_metered() {
 pub(crate) fn check(limits: &Limits) {
     if !STATEMENTS_ARE_METERED.load(Relaxed) {
         static SAID: AtomicBool = AtomicBool::new(false);
-        say(&SAID, limits, &STATEMENTS, "no metered pool or client exists in this process");
+        const WHY: &str = "no metered pool or client exists in this process: these limits can never \
+                           be crossed, whatever the work uses";
+        say(&SAID, limits, &STATEMENTS, WHY);
+    }
+    #[cfg(feature = "mongodb")]
+    if COMMANDS_ARE_ONLY_COUNTED.load(Relaxed) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        const WHY: &str = "a MongoDB client of this process counts commands without knowing which \
+                           (`Detail::Counts`): these limits see nothing of it";
+        say(&SAID, limits, &TOLD_APART, WHY);
     }
     if !memory::is_measured() {
         static SAID: AtomicBool = AtomicBool::new(false);
-        say(&SAID, limits, &MEMORY, "the counting allocator is not installed in this process");
+        const WHY: &str = "the counting allocator is not installed in this process: these limits can \
+                           never be crossed, whatever the work uses";
+        say(&SAID, limits, &MEMORY, WHY);
     }
+}
+
+/// Checks, when a task starts, whether its budget limits what only responses have.
+pub(crate) fn check_task(limits: &Limits) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    say(
+        &SAID,
+        limits,
+        &RESPONSES,
+        "a task has no response: these limits can never be crossed by one",
+    );
 }
 
 const STATEMENTS: [Resource; 7] = [
@@ -43,6 +75,12 @@ const STATEMENTS: [Resource; 7] = [
     Resource::SlowQuery,
     Resource::ConnectionWait,
 ];
+
+#[cfg(feature = "mongodb")]
+const TOLD_APART: [Resource; 3] =
+    [Resource::RepeatedQueries, Resource::Rows, Resource::Transactions];
+
+const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 
 const MEMORY: [Resource; 3] = [Resource::Memory, Resource::Allocated, Resource::Retained];
 
@@ -56,6 +94,6 @@ fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) {
         target: HEALTH,
         Level::WARN,
         { RESOURCE } = names,
-        "a budget limits {names}, but {why}: these limits can never be crossed, whatever the work uses",
+        "a budget limits {names}, but {why}",
     );
 }

@@ -65,6 +65,10 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
         let timed = |meter: &Meter| meter.chain().any(|m| m.limits().names(Resource::PollTime));
         let polled = slot.as_deref().is_some_and(timed).then(Instant::now);
+        #[cfg(feature = "mongodb")]
+        if let Some(meter) = slot {
+            meter.polled();
+        }
         let outer = HERE.try_with(|here| here.enter(slot)).ok().flatten();
         Self { slot, outer, polled }
     }

@@ -1,6 +1,7 @@
 //! A unit of work from its start to the one report of its end.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 #[cfg(feature = "http")]
 use std::time::Duration;
 
@@ -87,6 +88,29 @@ impl Work {
     #[cfg(feature = "http")]
     pub(crate) fn was_idle(&self, waited: Duration) -> Cut {
         self.meter.as_ref().expect("unfinished work has an account").was_idle(waited)
+    }
+
+    /// Whether commands that must not be dropped half way are under way.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_commands_under_way(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.has_commands_under_way())
+    }
+
+    /// Whether no such command is under way; if any is, the task will be woken when none is.
+    pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
+        self.meter.as_ref().map_or(Poll::Ready(()), |meter| meter.poll_commands(cx))
+    }
+
+    /// Notes that the wall time of the work is over, though some of it goes on.
+    pub(crate) fn stop_clock(&self) {
+        if let Some(meter) = &self.meter {
+            meter.stop_clock();
+        }
+    }
+
+    /// When work that is ended now has to be dropped, commands or not.
+    pub(crate) fn end_of_grace(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.meter.as_ref()?.limits().grace)
     }
 
     /// Runs the destructors of work that is ended from outside: cut, or dropped.

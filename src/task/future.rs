@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use crate::budget::Budget;
 use crate::deadline::Timer;
 use crate::error::Cut;
+use crate::report::unmeasured::check_task;
 use crate::report::{Name, Outcome, Reporter};
 use crate::scope::Work;
 
@@ -20,7 +21,12 @@ pin_project! {
         // `None` once it is done: its destructors run inside the scope as well.
         #[pin]
         future: Option<F>,
-        state: State,
+        // Until the first poll.
+        start: Option<Start>,
+        work: Option<Work>,
+        // Once the work is cut, while commands are under way that must not be dropped half way.
+        cut: Option<Cut>,
+        // Rings when the time is up; once the work is cut, when its grace is over.
         #[pin]
         timer: Timer,
     }
@@ -28,30 +34,33 @@ pin_project! {
     impl<F> PinnedDrop for Budgeted<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if let State::Started { work } = this.state {
+            if let Some(work) = this.work {
                 work.abandon(|| this.future.set(None));
+                let cut = this.cut.is_some();
+                work.finish(if cut { Outcome::Cut } else { Outcome::Cancelled });
             }
         }
     }
 }
 
-enum State {
-    New { name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>> },
-    Started { work: Work },
+struct Start {
+    name: Name,
+    budget: Budget,
+    reporter: Option<Arc<dyn Reporter>>,
 }
 
 impl<F> Budgeted<F> {
     pub(crate) fn new(future: F, name: Name, budget: Budget) -> Self {
-        let state = State::New { name, budget, reporter: None };
-        Self { future: Some(future), state, timer: Timer::new(None) }
+        let start = Some(Start { name, budget, reporter: None });
+        Self { future: Some(future), start, work: None, cut: None, timer: Timer::new(None) }
     }
 
     /// Hands the violations and the usage of this work to a reporter as well.
     ///
     /// Without effect once the work has started.
     pub fn with_reporter(mut self, to: impl Reporter) -> Self {
-        if let State::New { reporter, .. } = &mut self.state {
-            *reporter = Some(Arc::new(to));
+        if let Some(start) = &mut self.start {
+            start.reporter = Some(Arc::new(to));
         }
         self
     }
@@ -62,40 +71,73 @@ impl<F: Future> Future for Budgeted<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let State::New { name, budget, reporter } = this.state {
-            let work = Work::start(name.clone(), budget.clone(), reporter.take());
+        if let Some(Start { name, budget, reporter }) = this.start.take() {
+            check_task(budget.limits());
+            let work = this.work.insert(Work::start(name, budget, reporter));
             this.timer.set(Timer::new(work.deadline()));
-            *this.state = State::Started { work };
         }
-        let State::Started { work } = this.state else { unreachable!("started above") };
-
-        let polled = work.run(|| {
-            let future = this.future.as_mut().as_pin_mut();
-            let polled = future.expect("not polled again after it was done").poll(cx);
-            if polled.is_ready() {
-                this.future.set(None);
-            }
-            polled
-        });
-        let cut = match (work.cut(polled.is_ready()), polled) {
-            (None, Poll::Ready(output)) => {
-                work.finish(Outcome::Ok);
-                return Poll::Ready(Ok(output));
-            }
-            (Some(cut), output) => {
-                // Made without what was refused; it belongs to the work, as an answer does.
-                work.run(|| drop(output));
+        let work = this.work.as_mut().expect("started above");
+        let cut = match this.cut {
+            None => {
+                let polled = run(work, this.future.as_mut(), cx);
+                let is_pending = polled.is_pending();
+                let cut = match (work.cut(!is_pending), polled) {
+                    (None, Poll::Ready(output)) => {
+                        work.finish(Outcome::Ok);
+                        return Poll::Ready(Ok(output));
+                    }
+                    (Some(cut), output) => {
+                        // Made without what was refused; it belongs to the work, as an answer does.
+                        work.run(|| drop(output));
+                        cut
+                    }
+                    (None, Poll::Pending) => match this.timer.as_mut().poll_elapsed(cx) {
+                        true => work.time_is_up(),
+                        false => return Poll::Pending,
+                    },
+                };
+                if is_pending && work.poll_commands(cx).is_pending() {
+                    work.stop_clock();
+                    this.timer.set(Timer::new(work.end_of_grace()));
+                    if !this.timer.poll_elapsed(cx) {
+                        *this.cut = Some(cut);
+                        return Poll::Pending;
+                    }
+                }
                 cut
             }
-            (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
-                true => work.time_is_up(),
-                false => return Poll::Pending,
-            },
+            Some(cut) => {
+                // Asked before the future is polled, which would begin its next command.
+                if work.poll_commands(cx).is_pending() {
+                    let polled = run(work, this.future.as_mut(), cx);
+                    if polled.is_pending() && !this.timer.poll_elapsed(cx) {
+                        return Poll::Pending;
+                    }
+                    work.run(|| drop(polled));
+                }
+                cut.clone()
+            }
         };
         work.abandon(|| this.future.set(None));
         work.finish(Outcome::Cut);
         Poll::Ready(Err(cut))
     }
+}
+
+/// Polls the future inside its scope, and drops it there when it is done.
+fn run<F: Future>(
+    work: &mut Work,
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    work.run(|| {
+        let polled =
+            future.as_mut().as_pin_mut().expect("not polled again after it was done").poll(cx);
+        if polled.is_ready() {
+            future.set(None);
+        }
+        polled
+    })
 }
 
 impl<F> fmt::Debug for Budgeted<F> {

@@ -9,6 +9,7 @@ mod bypass;
 mod cut;
 mod mariadb;
 mod mongo;
+mod mongo_cut;
 mod postgres;
 mod sql;
 
@@ -23,6 +24,7 @@ fn main() {
     postgres::tests(&mut suite);
     mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
+    mongo_cut::tests(&mut suite);
     bypass::tests(&mut suite);
     cut::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();

@@ -161,7 +161,9 @@ fn other_work_of_the_thread_is_not_touched() {
 
 #[test]
 fn a_policy_or_a_name_that_panics_leaves_no_scope() {
-    fn answering() -> impl Service<Request<()>, Response = Response<Script>, Error = Infallible> {
+    fn answering()
+    -> impl Service<Request<()>, Response = Response<Script>, Error = Infallible, Future: Send + 'static>
+    {
         tower::service_fn(|_: Request<()>| ready(Ok(Response::new(Script::new([])))))
     }
     let policy = |_: &Request<()>| -> Budget { panic!("a policy that panics") };

@@ -304,7 +304,7 @@ pub(crate) fn handled<F>(
     handler: F,
 ) -> Pin<Box<impl Future<Output = Answer> + use<F>>>
 where
-    F: Future<Output = Script>,
+    F: Future<Output = Script> + Send + 'static,
 {
     let mut handler = Some(handler);
     let service = tower::service_fn(move |_: Request<()>| {

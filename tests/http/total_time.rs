@@ -347,8 +347,9 @@ async fn an_answer_that_was_made_with_all_it_asked_for_stands() {
 async fn work_past_a_hard_limit_is_cut_when_it_next_waits() {
     let (ledger, site) = (Ledger::default(), DropSite::default());
     let budget = Budget::new().external_time(Limit::hard(ms(10)));
-    let mut future = handled(budget.clone(), &ledger, async {
-        let _guard = site.guard();
+    let guard = site.guard();
+    let mut future = handled(budget.clone(), &ledger, async move {
+        let _guard = guard;
         async { pass(ms(50)) }.external("payments").await.unwrap();
         pending().await
     });

@@ -7,8 +7,10 @@ use mongodb::error::Result;
 use mongodb::event::EventHandler;
 use mongodb::options::ClientOptions;
 
-use super::events::{Commands, Connections};
-use crate::report::unmeasured::statements_are_metered;
+use super::events::{ClientId, Commands, Connections};
+#[cfg(feature = "http")]
+use crate::deadline::expect_commands;
+use crate::report::unmeasured::{commands_are_only_counted, statements_are_metered};
 
 /// How much is known of each command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,10 +112,16 @@ impl fmt::Debug for Client {
 /// ```
 pub fn instrument(options: &mut ClientOptions, detail: Detail) {
     statements_are_metered();
-    let connections = Connections::default();
+    #[cfg(feature = "http")]
+    expect_commands();
+    let client = ClientId::next();
+    let connections = Connections::new(client);
     observe(&mut options.cmap_event_handler, move |event| connections.handle(event));
+    if detail == Detail::Counts {
+        commands_are_only_counted();
+    }
     if detail == Detail::Commands {
-        let commands = Commands;
+        let commands = Commands::new(client);
         observe(&mut options.command_event_handler, move |event| commands.handle(event));
     }
 }

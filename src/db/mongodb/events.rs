@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,25 +19,32 @@ use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
-use crate::time::{Instant, nanos};
+use crate::time::nanos;
 
 /// The connections of one client that are out for a command.
 ///
-/// A connection goes out in the task of its user and comes back in a task of the pool, so what is
-/// charged when it comes back has to be kept. One lock, held for a map access; the driver's pool
-/// itself takes more than that for each command.
-#[derive(Debug, Default)]
+/// A connection goes out in the task of its user and comes back in a task of the pool, so whose it is has
+/// to be kept. One lock, held for a map access; the driver's pool itself takes more than that for each
+/// command.
+#[derive(Debug)]
 pub(super) struct Connections {
-    out: Mutex<HashMap<u64, Out, FixedState>>,
+    client: ClientId,
+    out: Mutex<Out>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Out {
-    meter: Arc<Meter>,
-    since: Instant,
+    users: HashMap<u64, Arc<Meter>, FixedState>,
+    /// Of connections that share the id with one that is out: options that were instrumented once can be
+    /// cloned and made into several clients.
+    more: Vec<(u64, Arc<Meter>)>,
 }
 
 impl Connections {
+    pub(super) fn new(client: ClientId) -> Self {
+        Self { client, out: Mutex::default() }
+    }
+
     pub(super) fn handle(&self, event: &CmapEvent) {
         match event {
             CmapEvent::ConnectionCheckedOut(event) => {
@@ -45,17 +52,11 @@ impl Connections {
                     UNATTRIBUTED.fetch_add(1, Relaxed);
                     return;
                 };
-                let since = Instant::now();
-                for meter in meter.chain() {
-                    add_connection_wait(meter, event.duration);
-                    meter.count_command(since);
-                }
-                self.with(|out| {
-                    // A map that grows grows for all work, not for this.
-                    memory::aside(|| {
-                        out.insert(id(&event.address, event.connection_id), Out { meter, since })
-                    })
-                });
+                meter.chain().for_each(|meter| add_connection_wait(meter, event.duration));
+                let id = self.client.connection(&event.address, event.connection_id);
+                meter.begin_command(id);
+                // What grows here grows for all work, not for this.
+                self.with(|out| memory::aside(|| out.insert(id, meter)));
             }
             CmapEvent::ConnectionCheckoutFailed(event) => {
                 let meter = scope::current();
@@ -63,26 +64,56 @@ impl Connections {
                 chain.for_each(|meter| add_connection_wait(meter, event.duration));
             }
             CmapEvent::ConnectionCheckedIn(event) => {
-                self.back(id(&event.address, event.connection_id));
+                self.back(&event.address, event.connection_id);
             }
             // One that breaks while it is out may never be checked in.
-            CmapEvent::ConnectionClosed(event) => {
-                self.back(id(&event.address, event.connection_id))
-            }
+            CmapEvent::ConnectionClosed(event) => self.back(&event.address, event.connection_id),
             _ => {}
         }
     }
 
-    fn back(&self, id: u64) {
-        if let Some(Out { meter, since }) = self.with(|out| out.remove(&id)) {
-            let now = Instant::now();
-            meter.chain().for_each(|meter| meter.end_command(since, now));
+    fn back(&self, address: &ServerAddress, connection: u32) {
+        let id = self.client.connection(address, connection);
+        if let Some(meter) = self.with(|out| out.remove(id)) {
+            meter.end_command(id);
         }
     }
 
-    fn with<T>(&self, access: impl FnOnce(&mut HashMap<u64, Out, FixedState>) -> T) -> T {
+    fn with<T>(&self, access: impl FnOnce(&mut Out) -> T) -> T {
         // No access panics half way, so a poisoned map is whole.
         access(&mut self.out.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Out {
+    fn insert(&mut self, id: u64, user: Arc<Meter>) {
+        if let Some(other) = self.users.insert(id, user) {
+            self.more.push((id, other));
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Meter>> {
+        let position = self.more.iter().position(|(other, _)| *other == id);
+        match position {
+            Some(position) => Some(self.more.swap_remove(position).1),
+            None => self.users.remove(&id),
+        }
+    }
+}
+
+/// Tells the connections of one client from those of all others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientId(u64);
+
+impl ClientId {
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+
+    /// One number for a connection: the driver's ids are unique within the pool of one server only.
+    fn connection(self, address: &ServerAddress, connection: u32) -> u64 {
+        FixedState::default().hash_one((self.0, address, connection))
     }
 }
 
@@ -90,16 +121,17 @@ fn add_connection_wait(meter: &Meter, wait: Duration) {
     meter.add(Resource::ConnectionWait, nanos(wait), Suspect::Nobody);
 }
 
-/// One number for a connection: ids are unique within the pool of one server only.
-fn id(address: &ServerAddress, connection: u32) -> u64 {
-    FixedState::default().hash_one((address, connection))
+/// The commands of one client.
+#[derive(Debug)]
+pub(super) struct Commands {
+    client: ClientId,
 }
 
-/// The commands of one client.
-#[derive(Debug, Default)]
-pub(super) struct Commands;
-
 impl Commands {
+    pub(super) fn new(client: ClientId) -> Self {
+        Self { client }
+    }
+
     pub(super) fn handle(&self, event: &CommandEvent) {
         let Some(meter) = scope::current() else { return };
         match event {
@@ -107,11 +139,14 @@ impl Commands {
                 let text = memory::aside(|| shape::of(&event.command_name, &event.command));
                 let key = Key::of(&text);
                 let begins = event.command.get_bool("startTransaction") == Ok(true);
-                for meter in meter.chain() {
-                    meter.count_command_text(key, &text);
-                    if begins {
+                let connection = &event.connection;
+                let id = self.client.connection(&connection.address, connection.id);
+                meter.name_command(id, key, &text);
+                if begins {
+                    let add = |meter: &Meter| {
                         meter.add(Resource::Transactions, 1, Suspect::Statement(key));
-                    }
+                    };
+                    meter.chain().for_each(add);
                 }
                 memory::aside(|| drop(text));
             }

@@ -29,10 +29,8 @@
 //!
 //! * **queries**: each command that gets a connection, once: each `getMore`, each retry, and
 //!   `commitTransaction` and `abortTransaction` too.
-//! * **query time**: from the connection being there to its return to the pool. The pool takes it back
-//!   in a task of its own, so what keeps the thread busy in between counts as well, and the time of the
-//!   last command may be known, and its violation said, only after the work has ended. What is still out
-//!   then counts up to then.
+//! * **query time**: from the connection being there to the poll of the work that reads the reply. What is
+//!   under way when the work ends counts up to then.
 //! * **connection wait**: from asking for a connection to having it, or not getting it.
 //! * **repeated queries**, and the statements of a violation: with [`Detail::Commands`] only. A command
 //!   is told by its name, its collection and the shape of its filter, never by values.
@@ -42,6 +40,20 @@
 //! Not counted: connection set-up, monitoring, and the `killCursors` that the driver sends by itself,
 //! from a task of its own, when a cursor is dropped. Behind a load balancer one connection serves all
 //! commands of a cursor, so these count as one.
+
+//! # Cancellation
+//!
+//! The driver's futures must not be dropped half way: a command that is has its connection closed, and the
+//! driver warns of worse. So where a request is cut, or its client hangs up, while a command is under way,
+//! the rest of the handler (or of the body) goes on in a task of its own until that command is over, at
+//! most for the [`grace_period`](crate::Budget::grace_period); the answer does not wait for it, the report
+//! does. A background task that is cut ends that much later. Between two commands of one call
+//! (`insert_many` in several batches, a cursor) the work is dropped like any other.
+//!
+//! A budgeted task that is *dropped* (aborted, or lost to a `select!`) cannot be kept: wait for it.
+//! Likewise, [`external`](crate::ExternalExt::external) and `tokio::time::timeout` around a call of the
+//! driver do drop it; leave the time of a command to the `total_time` of the work, or to the server
+//! (`max_time`).
 
 mod client;
 mod events;

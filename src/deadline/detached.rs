@@ -1,0 +1,64 @@
+//! Work that was ended while MongoDB commands were under way, polled on until these are over.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+use super::Timer;
+use crate::report::Outcome;
+use crate::scope::Work;
+
+/// Polls something on when nobody wants what comes of it; ready when nothing more comes.
+pub(crate) type PollOn<T> = fn(Pin<&mut T>, &mut Context<'_>) -> Poll<()>;
+
+pin_project! {
+    /// The rest of a piece of work, in a task of its own: for as long as commands are under way, at most
+    /// for the grace period.
+    pub(crate) struct Detached<T> {
+        value: Option<Pin<Box<T>>>,
+        poll: PollOn<T>,
+        work: Option<Work>,
+        outcome: Outcome,
+        #[pin]
+        grace: Timer,
+    }
+
+    impl<T> PinnedDrop for Detached<T> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(mut work) = this.work.take() {
+                work.abandon(|| *this.value = None);
+                work.finish(*this.outcome);
+            }
+        }
+    }
+}
+
+impl<T> Detached<T> {
+    pub(super) fn new(value: Pin<Box<T>>, poll: PollOn<T>, work: Work, outcome: Outcome) -> Self {
+        work.stop_clock();
+        let grace = Timer::new(work.end_of_grace());
+        Self { value: Some(value), poll, work: Some(work), outcome, grace }
+    }
+}
+
+impl<T> Future for Detached<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let (Some(work), Some(value)) = (this.work, this.value) else { return Poll::Ready(()) };
+        // Asked before the value is polled: it would begin its next command. The driver's pool takes a
+        // connection back, and tells of it, before it hands out the next one.
+        if work.poll_commands(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let polled = work.run(|| (this.poll)(value.as_mut(), cx));
+        // The work is asked first, as everywhere; the clock has the last word.
+        if polled.is_ready() || this.grace.poll_elapsed(cx) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}

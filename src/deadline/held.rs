@@ -1,0 +1,100 @@
+//! What runs a piece of work: the future of a handler, the body of a response.
+
+use std::pin::Pin;
+#[cfg(feature = "mongodb")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+
+use super::detached::{Detached, PollOn};
+use crate::report::Outcome;
+use crate::scope::Work;
+
+pin_project! {
+    /// What runs a piece of work, until it is done or ended early.
+    ///
+    /// A MongoDB command under way must not be dropped half way: what waits for it is polled on in a task
+    /// of its own, and for that has to lie in a box from the start. Programs without a client of ours do
+    /// not pay for it.
+    #[cfg_attr(not(feature = "mongodb"), allow(dead_code, reason = "nothing is ever boxed"))]
+    #[project = HeldProjection]
+    pub(crate) enum Held<T> {
+        Inline { #[pin] value: T },
+        Boxed { value: Option<Pin<Box<T>>>, poll: PollOn<T>, spawn: fn(&Handle, Detached<T>) },
+        Done,
+    }
+}
+
+impl<T: Detachable> Held<T> {
+    /// `poll` is how to poll it on when nobody wants what comes of it.
+    pub(crate) fn new(value: T, poll: PollOn<T>) -> Self {
+        #[cfg(feature = "mongodb")]
+        if COMMANDS_MAY_BE_UNDER_WAY.load(Relaxed) {
+            let spawn = |runtime: &Handle, detached| drop(runtime.spawn(detached));
+            return Self::Boxed { value: Some(Box::pin(value)), poll, spawn };
+        }
+        let _ = poll;
+        Self::Inline { value }
+    }
+}
+
+impl<T> Held<T> {
+    pub(crate) fn as_ref(&self) -> Option<&T> {
+        match self {
+            Self::Inline { value } => Some(value),
+            Self::Boxed { value, .. } => value.as_deref(),
+            Self::Done => None,
+        }
+    }
+
+    pub(crate) fn as_pin_mut(self: Pin<&mut Self>) -> Option<Pin<&mut T>> {
+        match self.project() {
+            HeldProjection::Inline { value } => Some(value),
+            HeldProjection::Boxed { value, .. } => value.as_mut().map(Pin::as_mut),
+            HeldProjection::Done => None,
+        }
+    }
+
+    /// Ends the work early, and drops what is held inside its scope: now, or once the MongoDB commands
+    /// that it waits for are over.
+    pub(crate) fn end_early(mut self: Pin<&mut Self>, mut work: Work, outcome: Outcome) {
+        if let HeldProjection::Boxed { value, poll, spawn } = self.as_mut().project()
+            && work.has_commands_under_way()
+            && let Ok(runtime) = Handle::try_current()
+            && let Some(value) = value.take()
+        {
+            return spawn(&runtime, Detached::new(value, *poll, work, outcome));
+        }
+        work.abandon(|| self.set(Self::Done));
+        work.finish(outcome);
+    }
+}
+
+/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way.
+///
+/// With the feature `mongodb` this is all that is `Send + 'static`, as what axum and hyper's servers run
+/// has to be anyway. Without it, it is everything.
+#[cfg(feature = "mongodb")]
+pub trait Detachable: Send + 'static {}
+
+#[cfg(feature = "mongodb")]
+impl<T: Send + 'static> Detachable for T {}
+
+/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way.
+///
+/// With the feature `mongodb` this is all that is `Send + 'static`. Without it, it is everything.
+#[cfg(not(feature = "mongodb"))]
+pub trait Detachable {}
+
+#[cfg(not(feature = "mongodb"))]
+impl<T> Detachable for T {}
+
+#[cfg(feature = "mongodb")]
+static COMMANDS_MAY_BE_UNDER_WAY: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this process has a MongoDB client of ours.
+#[cfg(feature = "mongodb")]
+pub(crate) fn expect_commands() {
+    COMMANDS_MAY_BE_UNDER_WAY.store(true, Relaxed);
+}
