@@ -1,9 +1,11 @@
 //! The limits of one unit of work.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::key::Key;
 use crate::limit::Limit;
 use crate::resource::{Amount, Resource};
 use crate::scope;
@@ -124,6 +126,40 @@ impl Budget {
     /// [`total_time`](Self::total_time).
     pub fn external_timeout(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::ExternalTimeout, limit)
+    }
+
+    /// Another timeout for the calls of this name, shorter or longer than
+    /// [`external_timeout`](Self::external_timeout); hard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// use request_budget::{Budget, BudgetExt, ExternalExt};
+    /// use tokio::time::sleep;
+    ///
+    /// let budget = Budget::new()
+    ///     .external_timeout(Duration::from_millis(500))
+    ///     .external_timeout_for("reports", Duration::from_secs(10));
+    /// let work = async {
+    ///     let calls = Duration::from_secs(2);
+    ///     (sleep(calls).external("payments").await.is_ok(), sleep(calls).external("reports").await.is_ok())
+    /// };
+    /// assert_eq!(work.budgeted("order", budget).await, Ok((false, true)));
+    /// # }
+    /// ```
+    pub fn external_timeout_for(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        timeout: Duration,
+    ) -> Self {
+        let (name, nanos) = (name.into(), nanos(timeout));
+        let key = Key::of(&name);
+        let limits = Arc::make_mut(self.limits.get_or_insert_default());
+        limits.external_timeouts.retain(|other| other.key != key);
+        limits.external_timeouts.push(NamedTimeout { name, key, nanos });
+        self
     }
 
     /// Wall time from the start to the end of the work, of a request to the end of its response
@@ -293,6 +329,9 @@ impl fmt::Debug for Budget {
         if self.limits().end_at_headers {
             all.field("until_headers", &true);
         }
+        for NamedTimeout { name, nanos, .. } in &self.limits().external_timeouts {
+            all.field(&format!("external_timeout_for({name:?})"), &Duration::from_nanos(*nanos));
+        }
         if self.limits().grace != Limits::UNLIMITED.grace {
             all.field("grace_period", &self.limits().grace);
         }
@@ -301,7 +340,7 @@ impl fmt::Debug for Budget {
 }
 
 /// Stands for "no limit": nothing counted in 64 bits is ever more.
-const NONE: u64 = u64::MAX;
+pub(crate) const NONE: u64 = u64::MAX;
 
 /// The limits as the meter compares them: counts, bytes and nanoseconds.
 #[derive(Clone, PartialEq, Eq)]
@@ -312,6 +351,15 @@ pub(crate) struct Limits {
     pub(crate) end_at_headers: bool,
     /// How long work that has been ended may go on for the sake of MongoDB commands under way.
     pub(crate) grace: Duration,
+    /// In place of the general timeout, for calls of one name.
+    external_timeouts: Vec<NamedTimeout>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct NamedTimeout {
+    name: Cow<'static, str>,
+    key: Key,
+    nanos: u64,
 }
 
 impl Limits {
@@ -320,6 +368,7 @@ impl Limits {
         hard: [NONE; Resource::COUNT],
         end_at_headers: false,
         grace: Duration::from_secs(5),
+        external_timeouts: Vec::new(),
     };
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {
@@ -334,6 +383,12 @@ impl Limits {
     pub(crate) fn hard_time(&self, resource: Resource) -> Option<Duration> {
         let raw = self.hard(resource);
         (raw != NONE).then(|| Duration::from_nanos(raw))
+    }
+
+    /// The most nanoseconds that a call of this name may take.
+    pub(crate) fn external_timeout(&self, name: Key) -> u64 {
+        let named = self.external_timeouts.iter().find(|timeout| timeout.key == name);
+        named.map_or(self.hard(Resource::ExternalTimeout), |timeout| timeout.nanos)
     }
 
     /// Whether there is a hard limit on this resource.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::resource::Resource;
 use crate::violation::Violation;
 
 /// The error of work that a hard limit ended: a budgeted task, or a call to an external system.
@@ -52,7 +53,8 @@ impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Violation { resource, limit, observed, work, .. } = self.0;
         let phrase = resource.phrase(observed.is_one());
-        write!(f, "{work} was cut: {observed} {phrase}, limit {limit}")?;
+        let part = if *resource == Resource::ExternalTimeout { "a call of " } else { "" };
+        write!(f, "{part}{work} was cut: {observed} {phrase}, limit {limit}")?;
         match &self.0.cause {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),

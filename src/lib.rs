@@ -80,6 +80,7 @@ mod error;
 mod ext;
 #[cfg(feature = "http")]
 pub mod http;
+mod key;
 mod limit;
 mod memory;
 mod meter;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::Timer;
+use crate::budget::NONE;
 use crate::error::Cut;
-use crate::meter::table::Key;
+use crate::key::Key;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
@@ -70,7 +71,11 @@ impl<F: Future> Future for External<F> {
         let future = this.future.as_mut().as_pin_mut();
         let output = match future.expect("not polled again after it was done").poll(cx) {
             Poll::Ready(output) => Ok(output),
-            Poll::Pending if this.timer.poll_elapsed(cx) => Err(()),
+            Poll::Pending if this.timer.poll_elapsed(cx) => {
+                // What the call holds is ended from outside: a statement's connection is closed.
+                call.abandon(|| this.future.set(None));
+                Err(())
+            }
             Poll::Pending => return Poll::Pending,
         };
         this.future.set(None);
@@ -102,7 +107,7 @@ impl Call {
             meter.chain().for_each(|meter| meter.count_external(key, name));
         }
         let timeout = meter.as_ref().and_then(|meter| {
-            let timeout = meter.external_timeout()?;
+            let timeout = meter.external_timeout(key)?;
             Some(meter.remaining_time().map_or(timeout, |left| left.min(timeout)))
         });
         Ok(Self { key, started: Instant::now(), timeout, meter })
@@ -117,7 +122,13 @@ impl Call {
         let time = self.started.elapsed();
         for meter in meter.chain() {
             meter.add_external_time(self.key, time);
-            meter.raise(Resource::ExternalTimeout, nanos(time), Suspect::External(self.key));
+        }
+    }
+
+    fn abandon(&self, destructors: impl FnOnce()) {
+        match &self.meter {
+            Some(meter) => meter.while_abandoned(destructors),
+            None => destructors(),
         }
     }
 
@@ -131,8 +142,9 @@ impl Call {
         let suspect = Suspect::External(self.key);
         let resource = Resource::ExternalTimeout;
         // A wider limit of other work in the chain was not crossed.
-        let tightest = meter.external_timeout();
-        let limiting = || meter.chain().filter(|m| m.limits().hard_time(resource) == tightest);
+        let tightest = meter.external_timeout(self.key).map_or(NONE, nanos);
+        let limiting =
+            || meter.chain().filter(|m| m.limits().external_timeout(self.key) == tightest);
         for meter in limiting() {
             // Crossed even where less than the limit was left of the whole time.
             meter.cross_hard(resource, time, limit, suspect);

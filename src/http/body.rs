@@ -181,7 +181,7 @@ where
             Poll::Pending => match work.cut(false) {
                 Some(cut) => cut,
                 None if this.timer.as_mut().poll_elapsed(cx) => work.time_is_up(),
-                None => match this.idle.poll_elapsed(work, cx) {
+                None => match this.idle.poll_elapsed(work, cx).or_else(|| work.poll_cut(cx)) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
                 },

@@ -82,7 +82,10 @@ where
             }
             (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
                 true => work.time_is_up(),
-                false => return Poll::Pending,
+                false => match work.poll_cut(cx) {
+                    Some(cut) => cut,
+                    None => return Poll::Pending,
+                },
             },
         };
         let work = this.work.take().expect("taken where the answer is there");

@@ -189,7 +189,14 @@ impl Meter {
 
     pub(crate) fn add_external_time(&self, key: Key, time: Duration) {
         self.externals.add_time(key, nanos(time));
-        self.add(Resource::ExternalTime, nanos(time), Suspect::External(key));
+        let suspect = Suspect::External(key);
+        self.add(Resource::ExternalTime, nanos(time), suspect);
+        let limit = self.limits().external_timeout(key);
+        if nanos(time) > limit {
+            self.cross_hard(Resource::ExternalTimeout, nanos(time), limit, suspect);
+        } else if nanos(time) > self.limits().soft(Resource::ExternalTimeout) {
+            self.cross_soft(Resource::ExternalTimeout, nanos(time), suspect);
+        }
     }
 
     /// Charges what was allocated and freed over a stretch.

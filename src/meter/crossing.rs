@@ -24,13 +24,28 @@ impl Meter {
     /// Reports the crossing of the limits that this is more than.
     #[cold]
     fn cross(&self, resource: Resource, observed: u64, suspect: Suspect) {
-        let limits = self.limits();
-        match limits.hard(resource) {
+        match self.limits().hard(resource) {
             hard if observed > hard => self.cross_hard(resource, observed, hard, suspect),
-            _ => {
-                self.cross_once(resource, Severity::Soft, observed, limits.soft(resource), suspect)
-            }
+            _ => self.cross_soft(resource, observed, suspect),
         }
+    }
+
+    /// Checks a limit on what is over, so that nothing is left to be cut.
+    pub(super) fn check_afterwards(&self, resource: Resource, observed: u64) {
+        let limits = self.limits();
+        let (soft, hard) = (limits.soft(resource), limits.hard(resource));
+        if observed > hard {
+            self.cross_once(resource, Severity::Hard, observed, hard, Suspect::Nobody);
+        } else if observed > soft {
+            self.cross_once(resource, Severity::Soft, observed, soft, Suspect::Nobody);
+        }
+    }
+
+    /// Reports that a soft limit was crossed.
+    #[cold]
+    pub(super) fn cross_soft(&self, resource: Resource, observed: u64, suspect: Suspect) {
+        let limit = self.limits().soft(resource);
+        self.cross_once(resource, Severity::Soft, observed, limit, suspect);
     }
 
     /// Reports that a hard limit was reached, which cuts the work.
@@ -42,7 +57,17 @@ impl Meter {
         limit: u64,
         suspect: Suspect,
     ) {
+        // A call that takes too long is cut by itself; the work goes on.
+        if resource != Resource::ExternalTimeout && self.cut().is_none() {
+            // Before all else: whoever finds this crossing known goes by the cut. Another thread may
+            // have been first.
+            memory::aside(|| {
+                let violation = self.violation(resource, Severity::Hard, observed, limit, suspect);
+                drop(self.cut.set(Cut::new(violation)));
+            });
+        }
         self.cross_once(resource, Severity::Hard, observed, limit, suspect);
+        self.wake();
     }
 
     fn cross_once(
@@ -53,18 +78,6 @@ impl Meter {
         limit: u64,
         suspect: Suspect,
     ) {
-        // A call that takes too long is cut by itself; the work goes on.
-        if severity == Severity::Hard
-            && resource != Resource::ExternalTimeout
-            && self.cut().is_none()
-        {
-            // Before all else: whoever finds this crossing known goes by the cut. Another thread may
-            // have been first.
-            memory::aside(|| {
-                let violation = self.violation(resource, severity, observed, limit, suspect);
-                drop(self.cut.set(Cut::new(violation)));
-            });
-        }
         let soft = 1 << resource.index();
         let hard = soft << Resource::COUNT;
         // A hard crossing says all that the soft one would.

@@ -8,13 +8,13 @@ pub(crate) mod table;
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tracing::Span;
 
-use crate::budget::{Budget, Limits};
+use crate::budget::{Budget, Limits, NONE};
 use crate::error::Cut;
 use crate::memory::{self, Delta};
 use crate::report::{self, Name, Reporter};
@@ -57,6 +57,10 @@ pub(crate) struct Meter {
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
     cut: OnceLock<Cut>,
+    /// Whether other tasks may charge this account as well, and so cut the work while it waits.
+    is_shared: AtomicBool,
+    /// Wakes the work.
+    waker: Mutex<Option<Waker>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
     /// The limits on the wall time have been checked, for good.
@@ -94,6 +98,8 @@ impl Meter {
             externals: Table::default(),
             crossed: AtomicU64::new(0),
             cut: OnceLock::new(),
+            is_shared: AtomicBool::new(false),
+            waker: Mutex::new(None),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             timeless: AtomicBool::new(false),
@@ -155,9 +161,10 @@ impl Meter {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// How long a call to an external system may take here, the time left not yet considered.
-    pub(crate) fn external_timeout(&self) -> Option<Duration> {
-        self.chain().filter_map(|meter| meter.limits().hard_time(Resource::ExternalTimeout)).min()
+    /// How long a call of this name may take here, the time left not yet considered.
+    pub(crate) fn external_timeout(&self, name: Key) -> Option<Duration> {
+        let tightest = self.chain().map(|meter| meter.limits().external_timeout(name)).min()?;
+        (tightest != NONE).then(|| Duration::from_nanos(tightest))
     }
 
     /// Ends the work because nothing came for so long.
@@ -183,9 +190,43 @@ impl Meter {
         self.cut.get()
     }
 
+    /// Notes that other tasks may charge this account as well.
+    pub(crate) fn share(&self) {
+        self.is_shared.store(true, Relaxed);
+    }
+
+    /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
+    /// will be woken by one that comes up elsewhere.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
+        if self.is_shared.load(Relaxed) {
+            *self.waker() = Some(cx.waker().clone());
+        }
+        self.cut()
+    }
+
+    fn wake(&self) {
+        if self.is_shared.load(Relaxed)
+            && let Some(waker) = self.waker().take()
+        {
+            waker.wake();
+        }
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        // No access panics half way, so a poisoned one is whole.
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that the work is being ended from outside, in the middle of whatever it does.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
+    }
+
+    /// Runs the destructors of a part of the work that is ended from outside.
+    pub(crate) fn while_abandoned(&self, destructors: impl FnOnce()) {
+        let before = self.abandoned.swap(true, Relaxed);
+        destructors();
+        self.abandoned.store(before, Relaxed);
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
@@ -216,8 +257,8 @@ impl Meter {
     fn check_wall_time(&self) {
         if !self.timeless.swap(true, Relaxed) {
             let total = nanos(self.started.elapsed());
-            self.check(Resource::TotalTime, total, Suspect::Nobody);
-            self.check(Resource::SlowRequest, total, Suspect::Nobody);
+            self.check_afterwards(Resource::TotalTime, total);
+            self.check_afterwards(Resource::SlowRequest, total);
         }
     }
 

@@ -1,26 +1,12 @@
 //! A lock-free count per statement (or name of an external system), bounded in memory.
 
-use std::hash::BuildHasher;
 use std::iter;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use foldhash::fast::FixedState;
-
 use crate::memory;
 
-/// Identifies a text within one table; never 0.
-///
-/// 64 bits of a good hash stand for the text: two of a million different statements in one unit of
-/// work would share one with a probability below one in ten million.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key(u64);
-
-impl Key {
-    pub(crate) fn of(text: &str) -> Self {
-        Self(FixedState::default().hash_one(text).max(1))
-    }
-}
+pub(crate) use crate::key::Key;
 
 /// How often each text was seen, and how long it took.
 ///
@@ -120,7 +106,7 @@ impl Table {
 
     pub(crate) fn find(&self, key: Key) -> Option<&Entry> {
         self.blocks()
-            .find_map(|block| block.probe(key).find(|entry| entry.key.load(Relaxed) == key.0))
+            .find_map(|block| block.probe(key).find(|entry| entry.key.load(Relaxed) == key.raw()))
     }
 
     /// The entry that was counted most often.
@@ -152,9 +138,9 @@ impl Table {
         for size in Self::SIZES {
             let block = place.get_or_init(|| memory::aside(|| Box::new(Block::new(size))));
             for entry in block.probe(key) {
-                match entry.key.compare_exchange(0, key.0, Relaxed, Relaxed) {
+                match entry.key.compare_exchange(0, key.raw(), Relaxed, Relaxed) {
                     Ok(_) => return Some(entry),
-                    Err(other) if other == key.0 => return Some(entry),
+                    Err(other) if other == key.raw() => return Some(entry),
                     Err(_) => {}
                 }
             }
@@ -194,7 +180,7 @@ impl Block {
         let places = Table::PROBES.min(self.entries.len()) as u64;
         (0..places).map(move |step| {
             // Truncation is harmless: the mask is smaller than any `usize`.
-            &self.entries[(key.0.wrapping_add(step) & mask) as usize]
+            &self.entries[(key.raw().wrapping_add(step) & mask) as usize]
         })
     }
 }

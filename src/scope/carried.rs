@@ -30,7 +30,9 @@ pin_project! {
 
 impl<F> InCurrentBudget<F> {
     pub(crate) fn new(future: F) -> Self {
-        Self { future: Some(future), meter: current() }
+        let meter = current();
+        meter.iter().flat_map(|meter| meter.chain()).for_each(Meter::share);
+        Self { future: Some(future), meter }
     }
 }
 

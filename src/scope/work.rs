@@ -22,7 +22,15 @@ pub(crate) struct Work {
     meter: Option<Arc<Meter>>,
     /// While a piece of the work runs, and for good once one has panicked.
     running: bool,
-    linked: bool,
+    links: Links,
+}
+
+/// Whether it is settled inside which work this one runs.
+#[derive(Debug, Clone, Copy)]
+enum Links {
+    /// Not yet, for so many pieces more: a service may be called where its future is not polled.
+    Left(u8),
+    Settled,
 }
 
 impl Work {
@@ -30,16 +38,13 @@ impl Work {
         let meter = Arc::new(Meter::new(name, budget, reporter));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
-        Self { meter: Some(meter), running: false, linked: false }
+        Self { meter: Some(meter), running: false, links: Links::Left(2) }
     }
 
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
     pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
-        if !self.linked {
-            self.linked = true;
-            if let Some(meter) = &self.meter {
-                meter.link(current());
-            }
+        if let Links::Left(left) = self.links {
+            self.link(left);
         }
         let panicked = self.running;
         self.running = true;
@@ -49,6 +54,19 @@ impl Work {
         // Not reached by a panic, which is then never forgotten.
         self.running = panicked;
         result
+    }
+
+    #[cold]
+    fn link(&mut self, left: u8) {
+        let outer = current();
+        let is_last = left <= 1;
+        self.links = match is_last || outer.is_some() {
+            true => Links::Settled,
+            false => Links::Left(1),
+        };
+        if let (Links::Settled, Some(meter)) = (self.links, &self.meter) {
+            meter.link(outer);
+        }
     }
 
     /// When the time is up.
@@ -69,6 +87,12 @@ impl Work {
         let meter = self.meter.as_ref()?;
         let cut = meter.cut()?;
         (!finished || meter.is_refused()).then(|| cut.clone())
+    }
+
+    /// The hard limit that ends the work while it waits, crossed by a task that it has spawned; if there is
+    /// none yet, that one will wake this task.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<Cut> {
+        self.meter.as_ref()?.poll_cut(cx).cloned()
     }
 
     /// Ends the work because its time is up.

@@ -93,7 +93,10 @@ impl<F: Future> Future for Budgeted<F> {
                     }
                     (None, Poll::Pending) => match this.timer.as_mut().poll_elapsed(cx) {
                         true => work.time_is_up(),
-                        false => return Poll::Pending,
+                        false => match work.poll_cut(cx) {
+                            Some(cut) => cut,
+                            None => return Poll::Pending,
+                        },
                     },
                 };
                 if is_pending && work.poll_commands(cx).is_pending() {

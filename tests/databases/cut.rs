@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use request_budget::sqlx::Pool;
-use request_budget::{Budget, BudgetExt, Resource, Usage};
+use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Resource, Usage};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{MySqlPool, PgPool};
@@ -20,6 +20,12 @@ pub(crate) fn tests(suite: &mut Suite) {
             }),
             ("cut_on_postgres_frees_the_pool_on_two_threads", |url| {
                 with_runtime(2, postgres(url, "cut_two"))
+            }),
+            ("cut_on_postgres_by_a_client_that_hangs_up_on_one_thread", |url| {
+                with_runtime(0, hang_up(url))
+            }),
+            ("cut_on_postgres_by_a_client_that_hangs_up_on_two_threads", |url| {
+                with_runtime(2, hang_up(url))
             }),
             ("cut_on_postgres_ends_the_statement_on_the_server", ends_on_the_server),
             ("cut_on_postgres_leaves_a_stream_that_the_work_itself_drops", own_drop),
@@ -94,6 +100,13 @@ macro_rules! frees_the_pool {
             timeout(CUT_AFTER, work).await.expect_err("the client hangs up");
         });
         assert!(by_hanging_up < without / 4, "{by_hanging_up:?} against {without:?}");
+
+        let as_external_call = next_after!(&plain, async {
+            let work = async { sqlx::query(sleep).execute(&pool).external("database").await };
+            let budget = Budget::new().external_timeout(CUT_AFTER);
+            work.budgeted("slow", budget).await.expect("goes on").expect_err("is cut");
+        });
+        assert!(as_external_call < without / 4, "{as_external_call:?} against {without:?}");
 
         let of_a_stream = next_after!(&plain, async {
             use futures_util::TryStreamExt;
@@ -177,4 +190,66 @@ fn own_drop(url: &str) {
         assert_eq!(work.budgeted("first_row", Budget::new()).await, Ok(2));
         assert_eq!(backend().await, before, "the connection is the same one");
     });
+}
+
+/// A server with a pool of one connection, over TCP: how long after a client has hung up in the middle of
+/// a statement the next request is answered, and the answer to one that was cut.
+async fn hang_up(url: &str) {
+    let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
+    let budget = Budget::new();
+    let without = after_hang_up(server(plain.clone(), None).await).await;
+    assert!(without > Duration::from_millis(700), "{without:?}");
+    let with = after_hang_up(server(plain.clone(), Some(budget)).await).await;
+    assert!(with < without / 4, "{with:?} against {without:?}");
+
+    let cutting = server(plain, Some(Budget::new().total_time(CUT_AFTER))).await;
+    let client = reqwest::Client::new();
+    let get = async |path: &str| {
+        let answer = client.get(format!("{cutting}/{path}")).send().await.expect("is answered");
+        answer.status().as_u16()
+    };
+    assert_eq!(get("fast").await, 200);
+    assert_eq!(get("slow").await, 503);
+    let since = Instant::now();
+    assert_eq!(get("fast").await, 200);
+    assert!(since.elapsed() < without / 4, "{:?} against {without:?}", since.elapsed());
+}
+
+/// Starts the server and returns its address. Without a budget it is the plain one.
+async fn server(plain: PgPool, budget: Option<Budget>) -> String {
+    let pool = Pool::from(plain.clone());
+    let is_plain = budget.is_none();
+    let handler = move |statement: &'static str| {
+        let (plain, pool) = (plain.clone(), pool.clone());
+        async move {
+            let result = match is_plain {
+                true => sqlx::query(statement).execute(&plain).await,
+                false => sqlx::query(statement).execute(&pool).await,
+            };
+            result.map(drop).map_err(|error| error.to_string())
+        }
+    };
+    let (fast, slow) = (handler.clone(), handler);
+    let app = axum::Router::new()
+        .route("/fast", axum::routing::get(move || fast("SELECT 1")))
+        .route("/slow", axum::routing::get(move || slow("SELECT pg_sleep(1)")));
+    let app = match budget {
+        Some(budget) => app.layer(BudgetLayer::new(budget)),
+        None => app,
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(tokio::spawn(async move { axum::serve(listener, app).await }));
+    format!("http://{address}")
+}
+
+async fn after_hang_up(server: String) -> Duration {
+    let client = reqwest::Client::new();
+    client.get(format!("{server}/fast")).send().await.expect("warms the pool up");
+    let slow = client.get(format!("{server}/slow")).timeout(CUT_AFTER).send().await;
+    assert!(slow.expect_err("the client gives up").is_timeout());
+    let since = Instant::now();
+    let fast = client.get(format!("{server}/fast")).send().await.expect("is answered");
+    assert_eq!(fast.status(), 200);
+    since.elapsed()
 }

@@ -37,7 +37,7 @@ async fn a_call_of_a_client_is_an_external_call() {
         let error = client.clone().oneshot(900).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "order was cut: 500ms in one external call, limit 500ms: call to \"payments\", 3 times, 530ms in all"
+            "a call of order was cut: 500ms in one external call, limit 500ms: call to \"payments\", 3 times, 530ms in all"
         );
         assert!(matches!(error, ExternalError::Cut(_)));
     };

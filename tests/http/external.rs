@@ -11,7 +11,7 @@ use request_budget::report::{Outcome, Report, Reporter};
 use request_budget::{Budget, BudgetExt, Cause, ExternalExt, Limit, Resource, Severity, Violation};
 use tokio::time::{Instant, advance, sleep};
 
-use crate::support::{DropSite, Holding, Ledger, call, ms, panics, pass, poll_once};
+use crate::support::{DropSite, Holding, Ledger, call, handled, ms, panics, pass, poll_once};
 
 fn half_a_second() -> Budget {
     Budget::new().external_timeout(ms(500))
@@ -164,7 +164,7 @@ async fn a_call_gets_no_more_than_is_left_of_the_total_time() {
     let started = Instant::now();
     let message = work.budgeted("order", budget).with_reporter(ledger.clone()).await;
     assert_eq!(started.elapsed(), ms(1_000));
-    let expected = "order was cut: 300ms in one external call, limit 300ms: call to \"payments\", 300ms in all";
+    let expected = "a call of order was cut: 300ms in one external call, limit 300ms: call to \"payments\", 300ms in all";
     assert_eq!(message.unwrap(), expected, "the work can still answer");
     assert_eq!(ledger.end().usage.external_time, ms(300));
 }
@@ -395,7 +395,7 @@ async fn the_tighter_of_two_timeouts_holds_and_it_alone_is_reported() {
     assert_eq!(took, 100);
     assert_eq!(
         message,
-        "inner was cut: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all"
+        "a call of inner was cut: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all"
     );
     let reported =
         "inner: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all";
@@ -406,7 +406,7 @@ async fn the_tighter_of_two_timeouts_holds_and_it_alone_is_reported() {
     assert_eq!(took, 100);
     assert_eq!(
         message,
-        "outer was cut: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all"
+        "a call of outer was cut: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all"
     );
     let reported =
         "outer: 100ms in one external call, limit 100ms: call to \"payments\", 100ms in all";
@@ -434,7 +434,7 @@ async fn the_time_left_of_the_outer_work_holds_in_the_inner() {
     assert_eq!(took, 300);
     assert_eq!(
         message,
-        "inner was cut: 300ms in one external call, limit 300ms: call to \"payments\", 300ms in all"
+        "a call of inner was cut: 300ms in one external call, limit 300ms: call to \"payments\", 300ms in all"
     );
     assert_eq!(ledger.outcomes(), [Outcome::Ok, Outcome::Ok]);
 }
@@ -458,4 +458,65 @@ async fn a_timeout_of_zero_lets_through_what_is_ready() {
     };
     let work = work.budgeted("order", Budget::new().external_timeout(ms(0)));
     assert_eq!(work.now_or_never(), Some(Ok(())), "without waiting for a timer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_can_have_a_timeout_of_its_own() {
+    let ledger = Ledger::default();
+    let budget = half_a_second()
+        .external_timeout_for("reports", ms(5_000))
+        .external_timeout_for("reports", ms(2_000))
+        .external_timeout_for("quotes", ms(50));
+    let work = async {
+        let started = Instant::now();
+        assert_eq!(sleep(ms(1_500)).external("reports").await, Ok(()));
+        let cut = pending::<()>().external("quotes").await.unwrap_err();
+        assert_eq!(started.elapsed(), ms(1_550));
+        let message = "a call of order was cut: 50ms in one external call, limit 50ms: call to \"quotes\", 50ms in all";
+        assert_eq!(cut.to_string(), message);
+        pending::<()>().external("reports").await.unwrap_err();
+        assert_eq!(started.elapsed(), ms(3_550));
+        pending::<()>().external("payments").await.unwrap_err();
+        assert_eq!(started.elapsed(), ms(4_050));
+    };
+    work.budgeted("order", budget).with_reporter(ledger.clone()).await.unwrap();
+    let messages =
+        ["order: 50ms in one external call, limit 50ms: call to \"quotes\", 50ms in all"];
+    assert_eq!(ledger.messages(), messages, "one a resource");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_another_timeout_that_of_a_name_holds_for_it_alone() {
+    let budget = Budget::new().external_timeout_for("quotes", ms(50));
+    let work = async {
+        sleep(ms(60_000)).external("reports").await.unwrap();
+        let inner = async { pending::<()>().external("quotes").await.unwrap_err() };
+        let cut = inner.budgeted("inner", half_a_second()).await.unwrap();
+        assert_eq!(cut.violation().work, "order", "the tighter one is that of the outer work");
+    };
+    work.budgeted("order", budget).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_waits_is_cut_by_a_child_that_it_has_spawned() {
+    let budget = || Budget::new().external_time(Limit::hard(ms(10)));
+    let spawn = || {
+        let child = async { sleep(ms(50)).external("payments").await };
+        tokio::spawn(child.in_current_budget())
+    };
+    let started = Instant::now();
+    let task = async {
+        spawn();
+        pending::<()>().await
+    };
+    let cut = task.budgeted("task", budget()).await.unwrap_err();
+    assert_eq!((cut.violation().resource, started.elapsed()), (Resource::ExternalTime, ms(50)));
+
+    let ledger = Ledger::default();
+    let request = handled(budget(), &ledger, async move {
+        spawn();
+        pending().await
+    });
+    assert_eq!(request.await.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((ledger.outcomes(), started.elapsed()), (vec![Outcome::Cut], ms(100)));
 }

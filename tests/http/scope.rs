@@ -516,3 +516,19 @@ fn a_body_is_charged_to_the_request_that_made_it_wherever_it_is_polled() {
     let expected = [("proxy".to_owned(), 0), ("GET (no route)".to_owned(), 3)];
     assert_eq!(bytes.collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn a_request_that_is_called_outside_and_polled_inside_other_work_belongs_to_it() {
+    let ledger = Ledger::default();
+    let request = handled(Budget::new(), &ledger, async {
+        call();
+        yield_now().await;
+        call();
+        Script::new([]).telling_its_end()
+    });
+    let parent = async { drop(request.await) };
+    let parent = parent.budgeted("parent", Budget::new()).with_reporter(ledger.clone());
+    let mut parent = Box::pin(parent);
+    while poll_once(parent.as_mut()).is_pending() {}
+    assert_eq!(ledger.calls(), names([("GET (no route)", 2), ("parent", 2)]));
+}

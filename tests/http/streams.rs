@@ -97,3 +97,23 @@ async fn a_soft_limit_on_pauses_reports_when_the_piece_is_there() {
     assert_eq!(next(&mut body), Given::End);
     assert_eq!(ledger.outcomes(), [Outcome::Ok]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_are_ready_too_late_leave_the_body_whole() {
+    let ledger = Ledger::default();
+    let script = Script::new([Data("a"), Wait, Data("b")]);
+    let mut request = handled(events().slow_request(ms(900)), &ledger, async {
+        pass(ms(1_500));
+        script
+    });
+    let Poll::Ready(answer) = poll_once(request.as_mut()) else { panic!("ready") };
+    let mut body = answer.into_body();
+    assert_eq!(next(&mut body), data("a"));
+    assert_eq!(next(&mut body), Given::Nothing);
+    assert_eq!(next(&mut body), data("b"));
+    assert_eq!(next(&mut body), Given::End);
+    assert_eq!(ledger.outcomes(), [Outcome::Ok]);
+    let messages =
+        ["GET (no route): 1.5s in total, limit 1s", "GET (no route): 1.5s in total, limit 900ms"];
+    assert_eq!(ledger.messages(), messages);
+}

@@ -6,6 +6,7 @@
 )]
 
 mod account;
+mod cuts;
 mod executors;
 mod limits;
 mod macros;
