@@ -51,10 +51,10 @@ struct Message<'a>(&'a Violation);
 
 impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { resource, limit, observed, work, .. } = self.0;
+        let Violation { resource, limit, observed, .. } = self.0;
         let phrase = resource.phrase(observed.is_one());
         let part = if *resource == Resource::ExternalTimeout { "a call of " } else { "" };
-        write!(f, "{part}{work} was cut: {observed} {phrase}, limit {limit}")?;
+        write!(f, "{part}{} was cut: {observed} {phrase}, limit {limit}", self.0.title())?;
         match &self.0.cause {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use crate::budget::Budget;
 use crate::deadline::External;
+use crate::error::Cut;
 use crate::report::Name;
 use crate::scope::InCurrentBudget;
-use crate::task::Budgeted;
+use crate::task::{Budgeted, TryBudgeted};
 
 /// Puts futures under a budget.
 ///
@@ -37,6 +38,42 @@ pub trait BudgetExt: Future + Sized {
     /// ```
     fn budgeted(self, name: impl Into<Name>, budget: Budget) -> Budgeted<Self> {
         Budgeted::new(self, name.into(), budget)
+    }
+
+    /// Makes this future, of a `Result`, a unit of work of its own, and its error the cut's as well.
+    ///
+    /// As [`budgeted`](Self::budgeted), with one `Result` in place of two, and work that ends in an error
+    /// is reported as such, not as [`Ok`](crate::report::Outcome::Ok).
+    ///
+    /// # Errors
+    ///
+    /// The error of this future, or the [`Cut`] made into one.
+    ///
+    /// # Cancellation
+    ///
+    /// As with [`budgeted`](Self::budgeted).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() {
+    /// use std::error::Error;
+    /// use request_budget::{Budget, BudgetExt};
+    ///
+    /// async fn invoices() -> Result<u32, Box<dyn Error + Send + Sync>> {
+    ///     Ok("3".parse()?)
+    /// }
+    ///
+    /// let sent = invoices().try_budgeted("send_invoices", Budget::new().queries(100)).await;
+    /// assert_eq!(sent.unwrap(), 3);
+    /// # }
+    /// ```
+    fn try_budgeted<T, E>(self, name: impl Into<Name>, budget: Budget) -> TryBudgeted<Self>
+    where
+        Self: Future<Output = Result<T, E>>,
+        E: From<Cut>,
+    {
+        TryBudgeted::new(self.budgeted(name, budget))
     }
 
     /// Charges this future to the unit of work that is running here, wherever it is polled.

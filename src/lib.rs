@@ -73,6 +73,7 @@
 
 #[cfg(feature = "alloc")]
 pub mod alloc;
+mod attributes;
 mod budget;
 pub mod db;
 pub mod deadline;
@@ -103,6 +104,7 @@ pub use ext::{BudgetExt, ExternalExt};
 pub use http::BudgetLayer;
 pub use limit::Limit;
 pub use resource::Resource;
+pub use task::TaskBudgetLayer;
 pub use usage::Usage;
 pub use violation::{Cause, Severity, Violation};
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::attributes::Attributes;
 use crate::resource::{Amount, Resource, Time};
 
 /// The report that a unit of work crossed one limit: which, by how much, whose work, where, and why.
@@ -46,6 +47,11 @@ pub struct Violation {
     pub observed: Amount,
     /// The name of the unit of work.
     pub work: String,
+    /// What tells this run from others of the same name; empty where nothing was given.
+    pub attributes: Attributes,
+    /// The name of the unit of work in which this one was begun, if it was in one: the request, of a
+    /// task that a request has left running.
+    pub begun_by: Option<String>,
     /// The innermost `tracing` span at the crossing, if there was one.
     pub place: Option<String>,
     /// What used it, where that is known.
@@ -54,11 +60,38 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resource, limit, observed, work, .. } = self;
+        let Self { resource, limit, observed, .. } = self;
         let phrase = resource.phrase(observed.is_one());
-        write!(f, "{work}: {observed} {phrase}, limit {limit}")?;
+        write!(f, "{}: {observed} {phrase}, limit {limit}", self.title())?;
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Violation {
+    /// Whose it is, for people.
+    pub(crate) fn title(&self) -> impl fmt::Display {
+        Title { work: &self.work, attributes: &self.attributes, begun_by: self.begun_by.as_ref() }
+    }
+}
+
+/// A unit of work for people: "send_mail (job=7 attempt=2), begun by POST /orders".
+pub(crate) struct Title<'a, W> {
+    pub(crate) work: &'a W,
+    pub(crate) attributes: &'a Attributes,
+    pub(crate) begun_by: Option<&'a W>,
+}
+
+impl<W: fmt::Display> fmt::Display for Title<'_, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.work.fmt(f)?;
+        if !self.attributes.is_empty() {
+            write!(f, " ({})", self.attributes)?;
+        }
+        match self.begun_by {
+            Some(other) => write!(f, ", begun by {other}"),
             None => Ok(()),
         }
     }
@@ -176,6 +209,8 @@ mod tests {
             limit: resource.amount(limit),
             observed: resource.amount(observed),
             work: "GET /posts/{id}".into(),
+            attributes: Attributes::new(),
+            begun_by: None,
             place: None,
             cause: None,
         }
@@ -193,6 +228,17 @@ mod tests {
         assert_eq!(
             violation.to_string(),
             "GET /posts/{id}: 21 queries, limit 20: `SELECT name FROM authors`, 20 times, 3ms in all"
+        );
+    }
+
+    #[test]
+    fn it_says_which_run_it_was_and_who_began_it() {
+        let mut violation = violation(Resource::Queries, 21, 20);
+        violation.begun_by = Some("POST /orders".into());
+        violation.attributes = Attributes::new().with("job", 7).with("attempt", 2);
+        assert_eq!(
+            violation.to_string(),
+            "GET /posts/{id} (job=7 attempt=2), begun by POST /orders: 21 queries, limit 20"
         );
     }
 

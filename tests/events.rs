@@ -16,7 +16,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, StreamBody};
 use request_budget::db::Query;
 use request_budget::http::{QueueTime, ResponseBody};
-use request_budget::report::{Outcome, Report, Reporter, fields};
+use request_budget::report::{Attributes, Outcome, Report, Reporter, fields};
 use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Violation};
 use tower::{Layer, ServiceExt};
 use tracing::field::{Field, Visit};
@@ -269,9 +269,44 @@ async fn work_that_began_outside_every_span_reports_outside_them() {
     assert_eq!(events.usages()[0].fields.get(fields::PLACE), None);
 }
 
+fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn which_run_it_was_and_who_began_it_are_in_both_events() {
+    let (events, _guard) = Events::listen(LevelFilter::TRACE);
+    let run = Attributes::new().with("job", 7).with("queue", "high priority");
+    let left_running = async { ready(()).external("mail").await.unwrap() };
+    let request = async {
+        left_running.budgeted("send_mail", Budget::new().external_calls(0)).with_attributes(run)
+    };
+    let left_running = request.budgeted("POST /orders", Budget::new()).await.unwrap();
+    left_running.await.unwrap();
+
+    let field = |seen: &Seen, name| match seen.fields.get(name) {
+        Some(Value::Text(text)) => text.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+    let [violation] = <[Seen; 1]>::try_from(events.violations()).unwrap();
+    let [request, job] = <[Seen; 2]>::try_from(events.usages()).unwrap();
+    for seen in [&violation, &job] {
+        assert_eq!(field(seen, fields::WORK), "send_mail");
+        assert_eq!(field(seen, fields::ATTRIBUTES), r#"job=7 queue="high priority""#);
+        assert_eq!(field(seen, fields::BEGUN_BY), "POST /orders");
+        let title = r#"send_mail (job=7 queue="high priority"), begun by POST /orders: "#;
+        assert!(field(seen, "message").starts_with(title), "{seen:?}");
+    }
+    assert_eq!(field(&request, fields::WORK), "POST /orders");
+    for absent in [fields::ATTRIBUTES, fields::BEGUN_BY] {
+        assert_eq!(request.fields.get(absent), None);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn usage_is_one_event_for_each_unit_of_work() {
     let (events, _guard) = Events::listen(LevelFilter::TRACE);
+    let before = unix_micros();
     let work = async {
         for rows in [2, 1] {
             let mut query = Query::start("SELECT 1").unwrap();
@@ -297,6 +332,9 @@ async fn usage_is_one_event_for_each_unit_of_work() {
     let [mut seen] = <[Seen; 1]>::try_from(events.usages()).unwrap();
     let Some(Value::Text(said)) = seen.fields.remove("message") else { panic!("a message") };
     assert!(said.starts_with(message) && said.contains("15ms in total"), "{said}");
+    let Some(Value::Number(start)) = seen.fields.remove(fields::START) else { panic!("a start") };
+    // The clock of the work is paused and moved by hand, by 15 ms.
+    assert!((before - 15_000..=unix_micros()).contains(&start), "{start}");
     let expected = Seen {
         target: fields::USAGE.to_owned(),
         level: Level::DEBUG,

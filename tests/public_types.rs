@@ -20,14 +20,16 @@ use request_budget::http::{
     Reject, ResponseBody, ResponseFuture,
 };
 use request_budget::mongodb::{Client, Detail};
-use request_budget::report::{Name, Outcome, Report, Reporter, Tally};
+use request_budget::report::{Attributes, Climb, Growth, Name, Outcome, Report, Reporter, Tally};
 use request_budget::resource::{Amount, Unit};
 use request_budget::scope::InCurrentBudget;
 use request_budget::sqlx::{Connection, Pool, PoolConnection, Transaction};
-use request_budget::task::Budgeted;
+use request_budget::task::{
+    Blocking, Budgeted, Describe, JobNaming, JobPolicy, TaskBudgetService, TryBudgeted,
+};
 use request_budget::{
-    Budget, BudgetExt, BudgetLayer, Cause, Cut, ExternalExt, Limit, Resource, Severity, Usage,
-    Violation,
+    Budget, BudgetExt, BudgetLayer, Cause, Cut, ExternalExt, Limit, Resource, Severity,
+    TaskBudgetLayer, Usage, Violation,
 };
 use serde::Serialize;
 use sqlx::Sqlite;
@@ -74,6 +76,9 @@ fn settings_and_findings_are_data() {
     data::<Cause>();
     data::<Cut>();
     handle::<Name>();
+    data::<Attributes>();
+    data::<Climb>();
+    handle::<Growth>();
     copied::<Report<'_>>();
     copied::<Tally<'_>>();
     copied::<QueueTime>();
@@ -89,6 +94,8 @@ fn what_people_read_is_displayed_and_what_machines_read_is_serialised() {
     displayed::<Violation>();
     displayed::<Cause>();
     displayed::<Name>();
+    displayed::<Attributes>();
+    displayed::<Climb>();
     serialised::<Resource>();
     serialised::<Unit>();
     serialised::<Amount>();
@@ -97,6 +104,8 @@ fn what_people_read_is_displayed_and_what_machines_read_is_serialised() {
     serialised::<Usage>();
     serialised::<Violation>();
     serialised::<Cause>();
+    serialised::<Attributes>();
+    serialised::<Climb>();
 }
 
 #[test]
@@ -120,7 +129,11 @@ fn layers_and_services_are_handles() {
     handle::<ExternalService<()>>();
     handle::<DeadlineLayer>();
     handle::<DeadlineService<()>>();
+    handle::<TaskBudgetLayer<&str, Budget>>();
+    handle::<TaskBudgetService<(), &str, Budget>>();
+    everywhere::<Blocking>();
     sent::<BudgetService<Local, Budget>>();
+    sent::<TaskBudgetService<Local, &str, Budget>>();
 }
 
 #[test]
@@ -130,12 +143,14 @@ fn futures_and_bodies_are_what_they_wrap() {
     shared::<ExternalFuture<Opaque>>();
     shared::<External<Opaque>>();
     shared::<Budgeted<Opaque>>();
+    shared::<TryBudgeted<Opaque>>();
     shared::<InCurrentBudget<Opaque>>();
     sent::<ResponseFuture<Local>>();
     sent::<ResponseBody<Local>>();
     sent::<ExternalFuture<Local>>();
     sent::<External<Local>>();
     sent::<Budgeted<Local>>();
+    sent::<TryBudgeted<Local>>();
     sent::<InCurrentBudget<Local>>();
 }
 
@@ -146,6 +161,7 @@ fn futures_and_bodies_can_be_debugged_whatever_they_wrap() {
     debugged::<ExternalFuture<Opaque>>();
     debugged::<External<Opaque>>();
     debugged::<Budgeted<Opaque>>();
+    debugged::<TryBudgeted<Opaque>>();
     debugged::<InCurrentBudget<Opaque>>();
 }
 
@@ -175,6 +191,8 @@ fn hooks_can_be_kept_behind_a_pointer() {
     // These are generic over the request's body and chosen when the layer is made.
     fn kept(_: &dyn Policy<()>, _: &dyn Naming<()>) {}
     kept(&Budget::new(), &ByRoute::default());
+    fn kept_for_jobs(_: &dyn JobPolicy<()>, _: &dyn JobNaming<()>, _: &dyn Describe<()>) {}
+    kept_for_jobs(&Budget::new(), &"job", &());
 }
 
 #[test]

@@ -206,7 +206,11 @@ impl Meter {
         if delta.net != 0 {
             // Not a plain addition: live bytes stop at zero.
             let add = |live: u64| Some(live.saturating_add_signed(delta.net));
-            let _ = self.live.fetch_update(Relaxed, Relaxed, add);
+            let before = self.live.fetch_update(Relaxed, Relaxed, add).unwrap_or(0);
+            let freed = u64::try_from(delta.net.saturating_neg()).unwrap_or(0);
+            if freed > before {
+                self.freed_of_others.fetch_add(freed.saturating_sub(before), Relaxed);
+            }
         }
         if delta.allocated > 0 {
             self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);

@@ -123,6 +123,8 @@ impl Meter {
             limit: resource.amount(limit),
             observed: resource.amount(observed),
             work: self.name.to_string(),
+            attributes: self.origin.attributes.clone(),
+            begun_by: self.origin.begun_by.as_ref().map(ToString::to_string),
             place: Span::current().metadata().map(|span| span.name().to_owned()),
             cause,
         }

@@ -1,6 +1,7 @@
 //! What one unit of work has used, and the first crossing of each of its limits.
 
 mod charge;
+mod checkpoint;
 mod crossing;
 #[cfg(feature = "mongodb")]
 mod in_flight;
@@ -14,11 +15,13 @@ use std::time::Duration;
 
 use tracing::Span;
 
+use crate::attributes::Attributes;
 use crate::budget::{Budget, Limits, NONE};
 use crate::error::Cut;
 use crate::memory::{self, Delta};
 use crate::report::{self, Name, Reporter};
 use crate::resource::Resource;
+use crate::scope;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::Severity;
@@ -35,6 +38,7 @@ pub(crate) struct Meter {
     budget: Budget,
     name: Name,
     reporter: Option<Arc<dyn Reporter>>,
+    origin: Origin,
     /// Where events go that come up outside every span.
     span: Span,
     started: Instant,
@@ -45,6 +49,8 @@ pub(crate) struct Meter {
     used: [AtomicU64; Resource::COUNT],
     /// Live bytes. `Memory` in `used` is their peak.
     live: AtomicU64,
+    /// Bytes that were freed where none were live any more: those of others.
+    freed_of_others: AtomicU64,
     busy: AtomicU64,
     unmetered: AtomicU64,
     /// How long the work waited before it was started, where that is known.
@@ -67,6 +73,22 @@ pub(crate) struct Meter {
     timeless: AtomicBool,
 }
 
+/// Which run of its name a unit of work is, and who began it.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) attributes: Attributes,
+    /// The unit of work in which it was made.
+    pub(crate) begun_by: Option<Name>,
+}
+
+impl Origin {
+    /// Work that is made here.
+    pub(crate) fn here() -> Self {
+        let begun_by = scope::current().map(|meter| meter.name.clone());
+        Self { attributes: Attributes::new(), begun_by }
+    }
+}
+
 /// What to name as the cause should a charge cross a limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Suspect {
@@ -83,12 +105,14 @@ impl Meter {
             budget,
             name,
             reporter,
+            origin: Origin::default(),
             span: Span::current(),
             started: Instant::now(),
             stopped: OnceLock::new(),
             parent: OnceLock::new(),
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
+            freed_of_others: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             unmetered: AtomicU64::new(0),
             queue_time: OnceLock::new(),
@@ -104,6 +128,20 @@ impl Meter {
             abandoned: AtomicBool::new(false),
             timeless: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// How long ago the work began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     pub(crate) fn name(&self) -> &Name {
@@ -314,6 +352,13 @@ impl Meter {
     #[cfg(not(feature = "mongodb"))]
     fn in_flight(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Bytes allocated less bytes freed, those of others included; `None` where they are not measured.
+    pub(crate) fn net_memory(&self) -> Option<i64> {
+        let signed = |bytes: &AtomicU64| i64::try_from(bytes.load(Relaxed)).unwrap_or(i64::MAX);
+        let net = signed(&self.live).saturating_sub(signed(&self.freed_of_others));
+        memory::is_measured().then_some(net)
     }
 
     fn used(&self, resource: Resource) -> u64 {

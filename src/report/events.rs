@@ -1,18 +1,19 @@
 //! Violations and usage as `tracing` events.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::{Level, event};
 
 use super::fields::*;
-use super::{Outcome, Report};
+use super::{Name, Outcome, Report};
 use crate::meter::Meter;
-use crate::violation::{Cause, Severity, Violation};
+use crate::violation::{Cause, Severity, Title, Violation};
 
 /// The level of an event is part of its static description, hence one expansion a level.
 macro_rules! violation_event {
     ($level:expr, $violation:expr) => {{
-        let Violation { resource, severity, limit, observed, work, place, cause } = $violation;
+        let Violation { resource, severity, limit, observed, work, attributes, begun_by, place, cause } =
+            $violation;
         let (statement, external, times) = match cause {
             Some(Cause::Statement { text, executions, .. }) => (Some(&**text), None, Some(*executions)),
             Some(Cause::External { name, calls, .. }) => (None, Some(&**name), Some(*calls)),
@@ -27,6 +28,8 @@ macro_rules! violation_event {
             { OBSERVED } = observed.as_event_value(),
             { UNIT } = resource.unit().name(),
             { WORK } = work.as_str(),
+            { ATTRIBUTES } = (!attributes.is_empty()).then(|| display(attributes)),
+            { BEGUN_BY } = begun_by.as_deref(),
             { PLACE } = place.as_deref(),
             { STATEMENT } = statement,
             { EXTERNAL } = external,
@@ -56,6 +59,9 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
             target: USAGE,
             Level::DEBUG,
             { WORK } = %report.work(),
+            { ATTRIBUTES } = (!report.attributes().is_empty()).then(|| display(report.attributes())),
+            { BEGUN_BY } = report.begun_by().map(display),
+            { START } = unix_micros(report.started()),
             { OUTCOME } = outcome.name(),
             { VIOLATIONS } = report.violations(),
             { QUERIES } = usage.queries,
@@ -77,7 +83,7 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
             { BUSY_TIME } = usage.busy_time.map(micros),
             { RESPONSE_BYTES } = usage.response_bytes,
             "{}: {}",
-            report.work(),
+            title(&report),
             usage
         );
     });
@@ -90,6 +96,15 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
 /// a span that is entered twice.
 fn inside_span(meter: &Meter, event: impl FnOnce()) {
     meter.span().in_scope(event);
+}
+
+fn title<'a>(report: &Report<'a>) -> Title<'a, Name> {
+    Title { work: report.work(), attributes: report.attributes(), begun_by: report.begun_by() }
+}
+
+fn unix_micros(time: SystemTime) -> u64 {
+    // A clock that is set to before 1970 shows its beginning.
+    micros(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn micros(time: Duration) -> u64 {

@@ -4,6 +4,9 @@
 pub const VIOLATION: &str = "request_budget::violation";
 /// Target of the one event at the end of each unit of work, at DEBUG.
 pub const USAGE: &str = "request_budget::usage";
+/// Target of the event, at WARN, that tells of work that keeps more memory with each run; see
+/// [`Growth`](crate::report::Growth).
+pub const GROWTH: &str = "request_budget::growth";
 /// Target of the events, at WARN, that say what cannot be measured or went wrong in this library.
 pub const HEALTH: &str = "request_budget::health";
 
@@ -19,6 +22,10 @@ pub const OBSERVED: &str = "observed";
 pub const UNIT: &str = "unit";
 /// The name of the unit of work.
 pub const WORK: &str = "work";
+/// The [attributes](crate::report::Attributes) of the unit of work, as they print; absent without any.
+pub const ATTRIBUTES: &str = "attributes";
+/// The name of the unit of work in which this one was begun; absent where there was none.
+pub const BEGUN_BY: &str = "begun_by";
 /// The innermost span at the crossing.
 pub const PLACE: &str = "place";
 /// The statement that crossed the limit or ran most often.
@@ -27,6 +34,12 @@ pub const STATEMENT: &str = "statement";
 pub const EXTERNAL: &str = "external";
 /// How often that statement was executed, or that system called.
 pub const TIMES: &str = "times";
+/// When the work began; microseconds since the beginning of 1970, UTC.
+pub const START: &str = "start_unix_us";
+/// Bytes that the runs of a kind of work have allocated and not freed.
+pub const GROWN: &str = "grown";
+/// How many runs that were.
+pub const RUNS: &str = "runs";
 /// How the work ended: "ok", "error", "cut", "panicked" or "cancelled".
 pub const OUTCOME: &str = "outcome";
 /// How many limits were crossed.

@@ -3,7 +3,8 @@
 //! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN for a
 //! soft limit and at ERROR for a hard one, inside the span of the work. At the end of each unit of
 //! work there is one event with the target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as
-//! data.
+//! data. Two of them go together as a pair; [`Growth`] is one that tells of memory that climbs run after
+//! run.
 //!
 //! # Examples
 //!
@@ -33,12 +34,13 @@
 
 mod events;
 pub mod fields;
+mod growth;
 mod name;
 pub(crate) mod unmeasured;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -48,6 +50,8 @@ use crate::meter::table::Entry;
 use crate::usage::Usage;
 use crate::violation::Violation;
 
+pub use crate::attributes::Attributes;
+pub use growth::{Climb, Growth};
 pub use name::Name;
 
 /// Takes violations, and the usage of work that has ended, to where the user wants them.
@@ -75,6 +79,19 @@ where
 {
     fn violation(&self, violation: &Violation) {
         self(violation);
+    }
+}
+
+/// Tells both, in this order; a panic of the first keeps it from the second.
+impl<A: Reporter, B: Reporter> Reporter for (A, B) {
+    fn violation(&self, violation: &Violation) {
+        self.0.violation(violation);
+        self.1.violation(violation);
+    }
+
+    fn finished(&self, report: &Report<'_>) {
+        self.0.finished(report);
+        self.1.finished(report);
     }
 }
 
@@ -141,6 +158,25 @@ impl<'a> Report<'a> {
         self.meter.name()
     }
 
+    /// What tells this run from others of the same name.
+    #[must_use]
+    pub fn attributes(&self) -> &'a Attributes {
+        &self.meter.origin().attributes
+    }
+
+    /// The name of the unit of work in which this one was begun, if it was in one.
+    #[must_use]
+    pub fn begun_by(&self) -> Option<&'a Name> {
+        self.meter.origin().begun_by.as_ref()
+    }
+
+    /// When it began, by the clock on the wall: the present less what has passed.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.meter.elapsed()).unwrap_or(now)
+    }
+
     /// How it ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -151,6 +187,11 @@ impl<'a> Report<'a> {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.meter.usage(Delta::default())
+    }
+
+    /// Bytes allocated less bytes freed, where that is measured: below zero where others' were freed.
+    pub(crate) fn net_memory(&self) -> Option<i64> {
+        self.meter.net_memory()
     }
 
     /// How many limits it crossed.

@@ -1,4 +1,4 @@
-//! A future that is charged to the unit of work in which it was made, wherever it runs.
+//! A future, or a closure, that is charged to the unit of work in which it was made, wherever it runs.
 
 use std::fmt;
 use std::pin::Pin;
@@ -47,6 +47,34 @@ impl<F: Future> Future for InCurrentBudget<F> {
         this.future.set(None);
         drop(entered);
         Poll::Ready(output)
+    }
+}
+
+/// A closure that is called, or dropped, inside the unit of work in which this was made.
+pub(crate) struct Carried<F> {
+    closure: Option<F>,
+    meter: Option<Arc<Meter>>,
+}
+
+impl<F> Carried<F> {
+    pub(crate) fn new(closure: F) -> Self {
+        Self { closure: Some(closure), meter: current() }
+    }
+
+    pub(crate) fn call<T>(mut self) -> T
+    where
+        F: FnOnce() -> T,
+    {
+        let closure = self.closure.take().expect("called once, by value");
+        let _entered = Entered::new(&mut self.meter);
+        closure()
+    }
+}
+
+impl<F> Drop for Carried<F> {
+    fn drop(&mut self) {
+        let _entered = Entered::new(&mut self.meter);
+        self.closure = None;
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
+use crate::error::Cut;
 use crate::memory::{self, Delta, Sample};
 use crate::meter::Meter;
 use crate::resource::Resource;
@@ -39,6 +40,13 @@ pub(crate) fn usage() -> Option<Usage> {
     let meter = current()?;
     let start = HERE.try_with(|here| here.start.get()).ok().flatten();
     Some(meter.usage(start.map(memory::since).unwrap_or_default()))
+}
+
+/// The hard limit that ends the work that is running here, what this very poll has used so far included.
+pub(crate) fn checkpoint() -> Result<(), Cut> {
+    let Some(meter) = current() else { return Ok(()) };
+    let start = HERE.try_with(|here| here.start.get()).ok().flatten();
+    meter.checkpoint(start.map(memory::since).unwrap_or_default())
 }
 
 /// A unit of work entered on this thread, until dropped.

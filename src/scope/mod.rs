@@ -9,6 +9,7 @@ mod carried;
 mod current;
 mod work;
 
+pub(crate) use carried::Carried;
 pub use carried::InCurrentBudget;
-pub(crate) use current::{current, usage};
+pub(crate) use current::{checkpoint, current, usage};
 pub(crate) use work::Work;

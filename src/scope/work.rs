@@ -9,7 +9,7 @@ use super::current::{Entered, current};
 use crate::budget::Budget;
 use crate::error::Cut;
 use crate::memory;
-use crate::meter::Meter;
+use crate::meter::{Meter, Origin};
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
 
@@ -34,8 +34,19 @@ enum Links {
 }
 
 impl Work {
+    #[cfg(feature = "http")]
     pub(crate) fn start(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
-        let meter = Arc::new(Meter::new(name, budget, reporter));
+        Self::start_from(Origin::default(), name, budget, reporter)
+    }
+
+    /// Starts work of which it is known which run it is, and in which other work it was made.
+    pub(crate) fn start_from(
+        origin: Origin,
+        name: Name,
+        budget: Budget,
+        reporter: Option<Arc<dyn Reporter>>,
+    ) -> Self {
+        let meter = Arc::new(Meter::new(name, budget, reporter).with_origin(origin));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
         Self { meter: Some(meter), running: false, links: Links::Left(2) }

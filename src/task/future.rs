@@ -10,8 +10,9 @@ use pin_project_lite::pin_project;
 use crate::budget::Budget;
 use crate::deadline::Timer;
 use crate::error::Cut;
+use crate::meter::Origin;
 use crate::report::unmeasured::check_task;
-use crate::report::{Name, Outcome, Reporter};
+use crate::report::{Attributes, Name, Outcome, Reporter};
 use crate::scope::Work;
 
 pin_project! {
@@ -44,6 +45,7 @@ pin_project! {
 }
 
 struct Start {
+    origin: Origin,
     name: Name,
     budget: Budget,
     reporter: Option<Arc<dyn Reporter>>,
@@ -51,8 +53,26 @@ struct Start {
 
 impl<F> Budgeted<F> {
     pub(crate) fn new(future: F, name: Name, budget: Budget) -> Self {
-        let start = Some(Start { name, budget, reporter: None });
+        // Asked where it is made: it may be spawned, and first polled where nothing tells any more.
+        let origin = Origin::here();
+        let start = Some(Start { origin, name, budget, reporter: None });
         Self { future: Some(future), start, work: None, cut: None, timer: Timer::new(None) }
+    }
+
+    /// Work that has begun already.
+    pub(super) fn started(future: F, work: Work) -> Self {
+        let timer = Timer::new(work.deadline());
+        Self { future: Some(future), start: None, work: Some(work), cut: None, timer }
+    }
+
+    /// Tells this run from others of the same name, in all that is reported of it.
+    ///
+    /// Without effect once the work has started.
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
+        if let Some(start) = &mut self.start {
+            start.origin.attributes = attributes;
+        }
+        self
     }
 
     /// Hands the violations and the usage of this work to a reporter as well.
@@ -66,14 +86,17 @@ impl<F> Budgeted<F> {
     }
 }
 
-impl<F: Future> Future for Budgeted<F> {
-    type Output = Result<F::Output, Cut>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl<F: Future> Budgeted<F> {
+    /// Polls it; how work that was not cut has ended is told by its output.
+    pub(super) fn poll_as(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        outcome: impl FnOnce(&F::Output) -> Outcome,
+    ) -> Poll<Result<F::Output, Cut>> {
         let mut this = self.project();
-        if let Some(Start { name, budget, reporter }) = this.start.take() {
+        if let Some(Start { origin, name, budget, reporter }) = this.start.take() {
             check_task(budget.limits());
-            let work = this.work.insert(Work::start(name, budget, reporter));
+            let work = this.work.insert(Work::start_from(origin, name, budget, reporter));
             this.timer.set(Timer::new(work.deadline()));
         }
         let work = this.work.as_mut().expect("started above");
@@ -83,7 +106,7 @@ impl<F: Future> Future for Budgeted<F> {
                 let is_pending = polled.is_pending();
                 let cut = match (work.cut(!is_pending), polled) {
                     (None, Poll::Ready(output)) => {
-                        work.finish(Outcome::Ok);
+                        work.finish(outcome(&output));
                         return Poll::Ready(Ok(output));
                     }
                     (Some(cut), output) => {
@@ -124,6 +147,14 @@ impl<F: Future> Future for Budgeted<F> {
         work.abandon(|| this.future.set(None));
         work.finish(Outcome::Cut);
         Poll::Ready(Err(cut))
+    }
+}
+
+impl<F: Future> Future for Budgeted<F> {
+    type Output = Result<F::Output, Cut>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_as(cx, |_| Outcome::Ok)
     }
 }
 

@@ -17,6 +17,16 @@
 //! # }
 //! ```
 
+mod blocking;
+mod fallible;
 mod future;
+mod layer;
+mod policy;
+mod spawn;
 
+pub use blocking::{Blocking, blocking, checkpoint};
+pub use fallible::TryBudgeted;
 pub use future::Budgeted;
+pub use layer::{TaskBudgetLayer, TaskBudgetService};
+pub use policy::{Describe, JobNaming, JobPolicy};
+pub use spawn::{carried, spawn, spawn_blocking};

@@ -1,0 +1,124 @@
+//! What tells one run of a unit of work from another.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// A few facts that tell one run from another of the same name: the id of a job, its attempt.
+///
+/// They go into each [`Violation`](crate::Violation), each event and each
+/// [`Report`](crate::report::Report), where a name must not carry them: there is no end to ids. Without
+/// any, nothing is allocated.
+///
+/// They print as `job=7 attempt=2`, a value with white space in it in quotes, and serialise as a map.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use request_budget::report::Attributes;
+/// use request_budget::{Budget, BudgetExt, ExternalExt};
+///
+/// let run = Attributes::new().with("job", 7).with("attempt", 2);
+/// let work = async { async {}.external("payments").await };
+/// let cut = work
+///     .budgeted("send_invoices", Budget::new().external_calls(request_budget::Limit::hard(0)))
+///     .with_attributes(run)
+///     .await
+///     .unwrap_err();
+/// assert_eq!(cut.violation().attributes.value("attempt"), Some("2"));
+/// assert!(cut.to_string().starts_with("send_invoices (job=7 attempt=2) was cut: "));
+/// # }
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Vec<(Cow<'static, str>, String)>);
+
+impl Attributes {
+    /// None at all.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds one; another value under the same name takes the place of the first.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl fmt::Display) -> Self {
+        let (name, value) = (name.into(), value.to_string());
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
+        self
+    }
+
+    /// The value under a name.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (name, value)) in self.iter().enumerate() {
+            if position > 0 {
+                f.write_str(" ")?;
+            }
+            // As log lines have it: what would not read back as one word is quoted.
+            let is_word = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=';
+            match !value.is_empty() && value.chars().all(is_word) {
+                true => write!(f, "{name}={value}")?,
+                false => write!(f, "{name}={value:?}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Attributes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in self.iter() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_print_as_words_in_the_order_of_adding() {
+        let attributes = Attributes::new().with("job", "a b").with("attempt", 1).with("key", "");
+        assert_eq!(attributes.to_string(), r#"job="a b" attempt=1 key="""#);
+        assert_eq!(Attributes::new().to_string(), "");
+    }
+
+    #[test]
+    fn a_later_value_replaces_an_earlier_one() {
+        let attributes = Attributes::new().with("attempt", 1).with("job", 7).with("attempt", 2);
+        assert_eq!(attributes.to_string(), "attempt=2 job=7");
+        assert_eq!(attributes.value("attempt"), Some("2"));
+        assert_eq!(attributes.value("queue"), None);
+    }
+}

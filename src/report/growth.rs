@@ -1,0 +1,286 @@
+//! Work that keeps more memory with each run.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytesize::ByteSize;
+use serde::Serialize;
+use tracing::{Level, event};
+
+use super::fields::{GROWN, GROWTH, HEALTH, RUNS, WORK};
+use super::{Report, Reporter};
+use crate::violation::Violation;
+
+/// Tells of a kind of work whose retained memory climbs run after run: a leak, or a cache without an end.
+///
+/// A [`Reporter`] that adds up, for each name of work, what its runs leave behind. Clones share what they
+/// know: give one to everything that is to be watched, beside another reporter as a pair. Needs the
+/// [`CountingAllocator`](crate::alloc::CountingAllocator); without it, it never says a thing.
+///
+/// # The rule
+///
+/// The first [ten](Self::warm_up) runs of a name are let pass, for they fill caches and pools. From then
+/// on each run adds what it allocated and did not free; one that frees more than it allocates takes that
+/// off again, and when nothing is left the count begins anew. Once the sum, less the largest single
+/// addition, is over [8 MiB](Self::bytes), it is told in one event (WARN, target
+/// [`GROWTH`](super::fields::GROWTH)); and again each time it has doubled, so that a leak of any size is
+/// told a few times and not with each run.
+///
+/// # What it can see, and what not
+///
+/// * Seen: a job that pushes into a static list, an entry a run in a map that nobody empties, on one error
+///   path in a hundred as well.
+/// * Not seen: a job that also frees, each time, as much as it leaks of what **others** allocated: rows from
+///   the worker thread of sqlx's SQLite driver, arguments that the runner made.
+/// * Not seen: what threads and tasks allocate that were not carried along.
+/// * Told though it is none: a cache that is filled by more runs than are let pass, up to its size; and
+///   memory that is freed outside of the work, as by the receiver of a channel, which looks the same
+///   from here as memory that is never freed. Raise the bounds there, or do not watch it.
+///
+/// # Performance
+///
+/// At the end of each run, one lock and one look into a map that has at most 256 names; nothing while it
+/// runs. Of more names than that the rest is not watched, which is said once.
+///
+/// # Examples
+///
+/// ```
+/// use request_budget::alloc::CountingAllocator;
+/// use request_budget::report::Growth;
+/// use request_budget::{Budget, BudgetExt};
+///
+/// #[global_allocator]
+/// static ALLOC: CountingAllocator = CountingAllocator::system();
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+///
+/// static TOLD: AtomicUsize = AtomicUsize::new(0);
+/// let growth = Growth::new().bytes(64 << 10).with_listener(|climb| {
+///     assert_eq!(climb.work, "import");
+///     TOLD.fetch_add(1, Relaxed);
+/// });
+///
+/// for _ in 0..100 {
+///     let leak = async { std::mem::forget(std::hint::black_box(vec![0_u8; 4 << 10])) };
+///     leak.budgeted("import", Budget::new()).with_reporter(growth.clone()).await.unwrap();
+/// }
+/// assert_eq!(TOLD.load(Relaxed), 3, "over 64, over 128 and over 256 KiB");
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Growth {
+    warm_up: u64,
+    bytes: u64,
+    listener: Option<Listener>,
+    kinds: Arc<Mutex<HashMap<String, Kind>>>,
+}
+
+#[derive(Clone)]
+struct Listener(Arc<dyn Fn(&Climb) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+/// What the runs of one name have left behind.
+#[derive(Debug, Default)]
+struct Kind {
+    /// Let pass so far, up to as many as are to be.
+    passed: u64,
+    runs: u64,
+    sum: u64,
+    largest: u64,
+    /// What was told last, and has to double before it is told again.
+    told: u64,
+}
+
+/// What a [`Growth`] tells: the memory that a kind of work has kept, over how many runs.
+///
+/// It prints as one line: "import: 64.0 KiB kept over 17 runs".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Climb {
+    /// The name of the work.
+    pub work: String,
+    /// How many bytes its runs have allocated more than they have freed.
+    pub bytes: u64,
+    /// How many runs that were.
+    pub runs: u64,
+}
+
+impl fmt::Display for Climb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} kept over {} runs", self.work, ByteSize::b(self.bytes), self.runs)
+    }
+}
+
+impl Growth {
+    const MOST_KINDS: usize = 256;
+
+    /// Lets ten runs of each name pass, and tells of more than 8 MiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { warm_up: 10, bytes: 8 << 20, listener: None, kinds: Arc::default() }
+    }
+
+    /// How many runs of each name are let pass, because they fill caches and pools.
+    #[must_use]
+    pub fn warm_up(mut self, runs: u64) -> Self {
+        self.warm_up = runs;
+        self
+    }
+
+    /// How many bytes runs of one name may keep in all.
+    #[must_use]
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Tells this closure as well, besides the event: be quick, do not block.
+    #[must_use]
+    pub fn with_listener(mut self, listener: impl Fn(&Climb) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Listener(Arc::new(listener)));
+        self
+    }
+
+    /// Adds what a run has left behind; more than nothing only if that is to be told.
+    fn add(&self, work: &str, net: i64) -> Option<Climb> {
+        // No access panics half way, so what is poisoned is whole.
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kinds.contains_key(work) {
+            if kinds.len() == Self::MOST_KINDS {
+                drop(kinds);
+                say_full();
+                return None;
+            }
+            kinds.insert(work.to_owned(), Kind::default());
+        }
+        let (bytes, runs) = kinds.get_mut(work)?.add(net, self.warm_up, self.bytes)?;
+        Some(Climb { work: work.to_owned(), bytes, runs })
+    }
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reporter for Growth {
+    fn violation(&self, _: &Violation) {}
+
+    fn finished(&self, report: &Report<'_>) {
+        let Some(net) = report.net_memory() else { return };
+        let Some(climb) = self.add(&report.work().to_string(), net) else { return };
+        event!(
+            target: GROWTH,
+            Level::WARN,
+            { WORK } = climb.work.as_str(),
+            { GROWN } = climb.bytes,
+            { RUNS } = climb.runs,
+            "{climb}",
+        );
+        if let Some(Listener(listener)) = &self.listener {
+            listener(&climb);
+        }
+    }
+}
+
+impl Kind {
+    /// Adds what a run has left behind. What all have left, and how many they are, if that is to be told.
+    fn add(&mut self, net: i64, warm_up: u64, bound: u64) -> Option<(u64, u64)> {
+        if self.passed < warm_up {
+            self.passed = self.passed.saturating_add(1);
+            return None;
+        }
+        self.runs = self.runs.saturating_add(1);
+        self.sum = self.sum.saturating_add_signed(net);
+        if self.sum == 0 {
+            *self = Self { passed: self.passed, ..Self::default() };
+            return None;
+        }
+        self.largest = self.largest.max(u64::try_from(net).unwrap_or(0));
+        // One run that leaves much behind is no climb, and the last doubling of a list is as large as all
+        // before it.
+        let steps = self.sum.saturating_sub(self.largest);
+        if steps <= bound.max(self.told.saturating_mul(2)) {
+            return None;
+        }
+        self.told = steps;
+        Some((self.sum, self.runs))
+    }
+}
+
+#[cold]
+fn say_full() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        event!(
+            target: HEALTH,
+            Level::WARN,
+            "more than {} names of work: the growth of the others is not watched",
+            Growth::MOST_KINDS,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The runs, counted from one, after which something is told.
+    fn told(bound: u64, runs: impl IntoIterator<Item = i64>) -> Vec<usize> {
+        let growth = Growth::new().warm_up(2).bytes(bound);
+        let told = |(at, net)| growth.add("job", net).map(|_| at);
+        runs.into_iter().enumerate().map(|(at, net)| (at + 1, net)).filter_map(told).collect()
+    }
+
+    #[test]
+    fn what_each_run_leaves_is_told_when_it_is_over_the_bound_and_when_it_has_doubled() {
+        // Two runs pass; of the bytes of the next twelve those of one do not count.
+        assert_eq!(told(100, [10; 60]), [14, 26, 50]);
+    }
+
+    #[test]
+    fn a_leak_in_one_run_of_ten_is_told() {
+        let runs = (0..300).map(|run| if run % 10 == 0 { 10 } else { 0 });
+        assert_eq!(told(100, runs).first(), Some(&121));
+    }
+
+    #[test]
+    fn a_list_that_doubles_is_told() {
+        let runs = (1..2_000_i64).map(|run| if run.count_ones() == 1 { run * 8 } else { 0 });
+        assert!(!told(1_000, runs).is_empty());
+    }
+
+    #[test]
+    fn what_fills_while_runs_pass_or_in_one_go_is_not_told() {
+        assert!(told(100, [1_000, 1_000].into_iter().chain([0; 100])).is_empty());
+        assert!(told(100, [0, 0, 0, 1_000].into_iter().chain([0; 100])).is_empty());
+    }
+
+    #[test]
+    fn what_is_filled_and_emptied_by_turns_is_not_told() {
+        let runs = (0..200).map(|run| if run % 2 == 0 { 90 } else { -90 });
+        assert!(told(100, runs).is_empty());
+    }
+
+    #[test]
+    fn names_are_bounded_and_apart() {
+        let growth = Growth::new().warm_up(0).bytes(100);
+        for name in 0..1_000 {
+            assert_eq!(growth.add(&name.to_string(), 101), None);
+        }
+        assert_eq!(growth.kinds.lock().map(|kinds| kinds.len()).ok(), Some(Growth::MOST_KINDS));
+        let climb = growth.add("7", 101).expect("a second step");
+        assert_eq!(climb.to_string(), "7: 202 B kept over 2 runs");
+        assert_eq!(growth.add("700", 101), None);
+    }
+}
