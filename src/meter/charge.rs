@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 #[cfg(feature = "mongodb")]
-use super::in_flight::Command;
+use super::in_flight::{Command, InFlight};
 use super::table::{Entry, Key};
 use super::{Meter, Suspect};
 use crate::error::Cut;
@@ -115,7 +115,8 @@ impl Meter {
     pub(crate) fn begin_command(&self, id: u64) {
         let now = Instant::now();
         for (depth, meter) in self.chain().enumerate() {
-            meter.commands.began(meter.started, now, (depth == 0).then_some(id));
+            let commands = meter.commands.get_or_init(|| crate::memory::aside(Box::default));
+            commands.began(meter.started, now, (depth == 0).then_some(id));
             meter.add(Resource::Queries, 1, Suspect::TopStatement);
         }
     }
@@ -123,7 +124,9 @@ impl Meter {
     /// Tells which command it is that was begun.
     #[cfg(feature = "mongodb")]
     pub(crate) fn name_command(&self, id: u64, key: Key, text: &str) {
-        self.commands.name(id, key);
+        if let Some(commands) = self.commands.get() {
+            commands.name(id, key);
+        }
         for meter in self.chain() {
             let repeated = meter.statements.count(key, text);
             meter.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
@@ -133,16 +136,18 @@ impl Meter {
     /// Charges a command whose end was told.
     #[cfg(feature = "mongodb")]
     pub(crate) fn end_command(&self, id: u64) {
-        if let Some(command) = self.commands.take(id) {
-            self.charge_command(command);
+        let Some(commands) = self.commands.get() else { return };
+        if let Some(command) = commands.take(id) {
+            self.charge_command(commands, command);
         }
     }
 
     /// Charges the commands whose end has not been told yet.
     #[cfg(feature = "mongodb")]
     pub(super) fn settle_commands(&self) {
-        while let Some(command) = self.commands.take_any() {
-            self.charge_command(command);
+        let Some(commands) = self.commands.get() else { return };
+        while let Some(command) = commands.take_any() {
+            self.charge_command(commands, command);
         }
         // What runs in other tasks may go on; its time up to here counts as well.
         let so_far = self.used(Resource::QueryTime).saturating_add(nanos(self.in_flight()));
@@ -150,10 +155,12 @@ impl Meter {
     }
 
     #[cfg(feature = "mongodb")]
-    fn charge_command(&self, Command { since, key, .. }: Command) {
-        let time = self.commands.waited(self.started, since);
+    fn charge_command(&self, commands: &InFlight, Command { since, key, .. }: Command) {
+        let time = commands.waited(self.started, since);
         for meter in self.chain() {
-            meter.commands.ended(meter.started, since);
+            if let Some(commands) = meter.commands.get() {
+                commands.ended(meter.started, since);
+            }
             meter.add_statement_time(key, time);
             if key.is_none() {
                 meter.raise(Resource::SlowQuery, nanos(time), Suspect::Nobody);

@@ -57,7 +57,7 @@ pub(crate) struct Meter {
     queue_time: OnceLock<Duration>,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
-    commands: InFlight,
+    commands: OnceLock<Box<InFlight>>,
     statements: Table,
     externals: Table,
     /// One bit a resource and severity: already reported.
@@ -117,7 +117,7 @@ impl Meter {
             unmetered: AtomicU64::new(0),
             queue_time: OnceLock::new(),
             #[cfg(feature = "mongodb")]
-            commands: InFlight::default(),
+            commands: OnceLock::new(),
             statements: Table::default(),
             externals: Table::default(),
             crossed: AtomicU64::new(0),
@@ -320,14 +320,16 @@ impl Meter {
     #[cfg(feature = "mongodb")]
     #[inline]
     pub(crate) fn polled(&self) {
-        self.commands.polled(self.started);
+        if let Some(commands) = self.commands.get() {
+            commands.polled(self.started);
+        }
     }
 
     /// Whether commands that must not be dropped half way are under way.
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_under_way(&self) -> bool {
         #[cfg(feature = "mongodb")]
-        return !self.commands.is_empty();
+        return self.commands.get().is_some_and(|commands| !commands.is_empty());
         #[cfg(not(feature = "mongodb"))]
         false
     }
@@ -335,7 +337,7 @@ impl Meter {
     /// Whether no such command is under way; if any is, the task will be woken when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]
-        return self.commands.poll_none(cx);
+        return self.commands.get().map_or(Poll::Ready(()), |commands| commands.poll_none(cx));
         #[cfg(not(feature = "mongodb"))]
         {
             let _ = cx;
@@ -346,7 +348,7 @@ impl Meter {
     /// How long what is under way has taken by now.
     #[cfg(feature = "mongodb")]
     fn in_flight(&self) -> Duration {
-        self.commands.time(self.started)
+        self.commands.get().map_or(Duration::ZERO, |commands| commands.time(self.started))
     }
 
     #[cfg(not(feature = "mongodb"))]
@@ -405,7 +407,7 @@ impl Drop for Meter {
         memory::aside(|| {
             drop(self.cut.take());
             #[cfg(feature = "mongodb")]
-            drop(std::mem::take(&mut self.commands));
+            drop(self.commands.take());
         });
     }
 }
