@@ -8,6 +8,7 @@ mod detached;
 mod external;
 #[cfg(feature = "http")]
 mod held;
+mod table;
 mod timer;
 
 pub use external::External;
@@ -18,3 +19,6 @@ pub(crate) use held::Held;
 #[cfg(all(feature = "http", feature = "mongodb"))]
 pub(crate) use held::expect_commands;
 pub(crate) use timer::Timer;
+
+#[cfg(test)]
+mod tests;

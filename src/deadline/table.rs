@@ -1,0 +1,269 @@
+//! The deadlines of one thread, behind one timer of the runtime.
+//!
+//! A timer of tokio takes a lock of the whole runtime when it is set and again when it is dropped, which
+//! threads then wait for: more than all else that a request costs here, and most requests are over long
+//! before their deadline. So each thread notes its deadlines in a table of its own, and a task of the
+//! runtime that it works for, with one timer, rings for all of them.
+
+use std::cell::RefCell;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::runtime::{self, Handle};
+
+use crate::memory;
+use crate::time::{Instant, Sleep, nanos, sleep_until};
+
+/// How long after it rang a table rings again: what is due in between rings together, so much later at
+/// most. Bounds what looking through the table can cost.
+const TICK: u64 = 5_000_000;
+
+/// Later than anything.
+const NEVER: u64 = u64::MAX;
+
+thread_local! {
+    static HERE: RefCell<Option<Owned>> = const { RefCell::new(None) };
+}
+
+/// A deadline in a table, until dropped: wakes a task when it is due.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    table: Arc<Table>,
+    place: usize,
+    /// In the time of the table.
+    at: u64,
+    waker: Waker,
+}
+
+impl Alarm {
+    /// Notes a deadline, unless no runtime with timers is running here.
+    pub(super) fn set(at: Instant, waker: &Waker) -> Option<Self> {
+        let handle = Handle::try_current().ok()?;
+        HERE.try_with(|here| {
+            let mut here = here.borrow_mut();
+            if here
+                .as_ref()
+                .is_none_or(|here| here.runtime != handle.id() || here.table.is_closed())
+            {
+                *here = memory::aside(|| Owned::new(&handle));
+            }
+            let table = here.as_ref()?.table.clone();
+            let at = table.time_of(at);
+            let place = table.add(at, waker.clone());
+            Some(Self { table, place, at, waker: waker.clone() })
+        })
+        .ok()
+        .flatten()
+    }
+
+    /// Whether all is as it was set: it has not rung, and would wake this task.
+    pub(super) fn is_waiting_for(&self, waker: &Waker) -> bool {
+        self.at > self.table.rung.load(Relaxed) && self.waker.will_wake(waker)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.table.remove(self.place);
+    }
+}
+
+/// The table of a thread: for the runtime that it was last seen to work for.
+struct Owned {
+    runtime: runtime::Id,
+    table: Arc<Table>,
+}
+
+impl Owned {
+    /// A new table, rung by a new task, or none if the runtime has no timers.
+    fn new(handle: &Handle) -> Option<Self> {
+        let base = Instant::now();
+        // Whether a runtime has timers cannot be asked.
+        let sleep = catch_unwind(AssertUnwindSafe(|| sleep_until(base))).ok()?;
+        let table =
+            Arc::new(Table { base, rung: AtomicU64::new(0), state: Mutex::new(State::new()) });
+        drop(handle.spawn(Bell { table: table.clone(), sleep: Box::pin(sleep) }));
+        // Closed already if the runtime is being shut down.
+        (!table.is_closed()).then(|| Self { runtime: handle.id(), table })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let bell = {
+            let mut state = self.table.lock();
+            state.is_orphan = true;
+            state.bell.take()
+        };
+        bell.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    base: Instant,
+    /// Up to when it has rung, in nanoseconds after `base`; `NEVER` once it is closed.
+    rung: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    deadlines: Vec<Deadline>,
+    /// Places in `deadlines` that nobody has.
+    free: Vec<usize>,
+    /// When the bell is going to look, if `bell` is there.
+    next: u64,
+    /// Until when it does not, because it just did.
+    quiet_until: u64,
+    /// What wakes the bell.
+    bell: Option<Waker>,
+    /// The thread of this table has another one, or has ended.
+    is_orphan: bool,
+}
+
+impl State {
+    const fn new() -> Self {
+        Self {
+            deadlines: Vec::new(),
+            free: Vec::new(),
+            next: NEVER,
+            quiet_until: 0,
+            bell: None,
+            is_orphan: false,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Deadline {
+    /// `NEVER` once it has rung.
+    at: u64,
+    waker: Option<Waker>,
+}
+
+impl Table {
+    fn time_of(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.base))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.rung.load(Relaxed) == NEVER
+    }
+
+    // Nothing that can panic, or that is not ours, runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, at: u64, waker: Waker) -> usize {
+        let mut state = self.lock();
+        // Rung meanwhile: let it look again.
+        let late = (at <= self.rung.load(Relaxed)).then(|| waker.clone());
+        let deadline = Deadline { at, waker: Some(waker) };
+        let place = match state.free.pop() {
+            Some(place) => {
+                state.deadlines[place] = deadline;
+                place
+            }
+            None => memory::aside(|| {
+                state.deadlines.push(deadline);
+                state.deadlines.len().saturating_sub(1)
+            }),
+        };
+        let due = at.max(state.quiet_until);
+        let bell = if due < state.next { state.bell.take() } else { None };
+        drop(state);
+        late.into_iter().chain(bell).for_each(Waker::wake);
+        place
+    }
+
+    fn remove(&self, place: usize) {
+        let mut state = self.lock();
+        let deadline = Deadline { at: NEVER, waker: None };
+        let removed = mem::replace(&mut state.deadlines[place], deadline);
+        memory::aside(|| state.free.push(place));
+        drop(state);
+        // The last waker of a task takes the task with it, and that perhaps other deadlines.
+        drop(removed);
+    }
+
+    /// Takes what is due, and says when to look again; `None` if nobody needs this table any more.
+    fn due(&self, bell: &Waker) -> (Vec<Waker>, Option<u64>) {
+        let mut state = self.lock();
+        let now = self.time_of(Instant::now());
+        if state.next <= now {
+            state.quiet_until = now.saturating_add(TICK);
+        }
+        self.rung.store(now, Relaxed);
+        let mut earliest = NEVER;
+        let mut due = Vec::new();
+        for deadline in &mut state.deadlines {
+            if deadline.at <= now {
+                deadline.at = NEVER;
+                due.extend(deadline.waker.take());
+            }
+            earliest = earliest.min(deadline.at);
+        }
+        state.next = match earliest {
+            NEVER => NEVER,
+            earliest => earliest.max(state.quiet_until),
+        };
+        state.bell = Some(bell.clone());
+        let is_over = state.is_orphan && earliest == NEVER;
+        let next = (!is_over).then_some(state.next);
+        (due, next)
+    }
+
+    /// Lets all who wait look for another table.
+    fn close(&self) {
+        let mut state = self.lock();
+        self.rung.store(NEVER, Relaxed);
+        let bell = state.bell.take();
+        let wakers: Vec<_> =
+            state.deadlines.iter_mut().filter_map(|deadline| deadline.waker.take()).collect();
+        drop(state);
+        drop(bell);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The task that rings: ends with its runtime, or when nobody needs the table any more.
+struct Bell {
+    table: Arc<Table>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Future for Bell {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let (due, next) = self.table.due(cx.waker());
+            due.into_iter().for_each(Waker::wake);
+            match next {
+                None => return Poll::Ready(()),
+                Some(NEVER) => return Poll::Pending,
+                Some(next) => {
+                    let at = self.table.base.checked_add(Duration::from_nanos(next));
+                    let at = at.expect("it was made of an instant");
+                    self.sleep.as_mut().reset(at);
+                    if self.sleep.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.table.close();
+    }
+}
