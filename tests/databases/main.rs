@@ -7,6 +7,7 @@
 
 mod bypass;
 mod cut;
+mod jobs;
 mod mariadb;
 mod mongo;
 mod mongo_cut;
@@ -27,6 +28,7 @@ fn main() {
     mongo_cut::tests(&mut suite);
     bypass::tests(&mut suite);
     cut::tests(&mut suite);
+    jobs::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
 
