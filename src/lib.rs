@@ -89,6 +89,8 @@ pub mod report;
 pub mod resource;
 pub mod scope;
 pub mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod usage;
 mod violation;

@@ -5,6 +5,9 @@ pub(crate) use crate::alloc::counters::{
     Delta, Sample, aside, is_installed as is_measured, resume, since, start,
 };
 
+#[cfg(all(feature = "alloc", feature = "testing"))]
+pub(crate) use crate::alloc::counters::{peak_site, unwatch, watch};
+
 #[cfg(not(feature = "alloc"))]
 mod absent {
     #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +36,19 @@ mod absent {
 
     pub(crate) fn is_measured() -> bool {
         false
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn watch() -> bool {
+        false
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn unwatch() {}
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn peak_site() -> Option<Vec<usize>> {
+        None
     }
 }
 

@@ -14,11 +14,20 @@ struct Counters {
     freed: Cell<u64>,
     /// The highest `allocated - freed` since it was last set.
     peak: Cell<i64>,
+    /// From which peak on to note the stack; never, unless a test asks for it.
+    #[cfg(feature = "testing")]
+    watched: Cell<i64>,
 }
 
 impl Counters {
     const fn new() -> Self {
-        Self { allocated: Cell::new(0), freed: Cell::new(0), peak: Cell::new(0) }
+        Self {
+            allocated: Cell::new(0),
+            freed: Cell::new(0),
+            peak: Cell::new(0),
+            #[cfg(feature = "testing")]
+            watched: Cell::new(i64::MAX),
+        }
     }
 }
 
@@ -32,6 +41,10 @@ pub(super) fn allocated(bytes: usize) {
         let net = allocated.wrapping_sub(thread.freed.get()).cast_signed();
         if net > thread.peak.get() {
             thread.peak.set(net);
+            #[cfg(feature = "testing")]
+            if net >= thread.watched.get() {
+                watch::note(&thread.watched, net);
+            }
         }
     });
 }
@@ -114,8 +127,109 @@ pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
         }
     }
 
+    #[cfg(feature = "testing")]
+    let _unwatched = watch::Paused::new();
     let _forget = Forget(start());
     own()
+}
+
+#[cfg(feature = "testing")]
+pub(crate) use watch::{peak_site, unwatch, watch};
+
+/// Where a thread was when it held the most memory, for tests.
+#[cfg(feature = "testing")]
+mod watch {
+    use std::cell::Cell;
+
+    use super::THREAD;
+
+    /// Growth that is worth a look at the stack, at least; a quarter of what is there, if that is more.
+    const STEP: i64 = 64 << 10;
+
+    thread_local! {
+        // As the counters: written from inside the allocator, so nothing here may allocate.
+        static STACK: Stack = const { Stack::new() };
+    }
+
+    struct Stack {
+        /// What was live when the watch began.
+        base: Cell<i64>,
+        frames: [Cell<usize>; Stack::MOST],
+        len: Cell<usize>,
+    }
+
+    impl Stack {
+        const MOST: usize = 128;
+
+        const fn new() -> Self {
+            Self {
+                base: Cell::new(0),
+                frames: [const { Cell::new(0) }; Self::MOST],
+                len: Cell::new(0),
+            }
+        }
+    }
+
+    /// Notes from now on where this thread is when it reaches a new peak; whether that is news.
+    pub(crate) fn watch() -> bool {
+        THREAD.with(|thread| {
+            if thread.watched.get() != i64::MAX {
+                return false;
+            }
+            let net = thread.allocated.get().wrapping_sub(thread.freed.get()).cast_signed();
+            thread.watched.set(net.saturating_add(STEP));
+            STACK.with(|stack| {
+                stack.base.set(net);
+                stack.len.set(0);
+            });
+            true
+        })
+    }
+
+    pub(crate) fn unwatch() {
+        let _ = THREAD.try_with(|thread| thread.watched.set(i64::MAX));
+    }
+
+    /// The stack at the last peak that was noted.
+    pub(crate) fn peak_site() -> Option<Vec<usize>> {
+        let frames = STACK.with(|stack| {
+            stack.frames.iter().take(stack.len.get()).map(Cell::get).collect::<Vec<_>>()
+        });
+        Some(frames).filter(|frames| !frames.is_empty())
+    }
+
+    #[cold]
+    pub(super) fn note(watched: &Cell<i64>, net: i64) {
+        // Should the look at the stack allocate, it is not looked at again.
+        watched.set(i64::MAX);
+        let _ = STACK.try_with(|stack| {
+            stack.len.set(0);
+            backtrace::trace(|frame| {
+                let len = stack.len.get();
+                let Some(slot) = stack.frames.get(len) else { return false };
+                slot.set(frame.ip() as usize);
+                stack.len.set(len.saturating_add(1));
+                true
+            });
+            let step = STEP.max(net.saturating_sub(stack.base.get()) / 4);
+            watched.set(net.saturating_add(step));
+        });
+    }
+
+    /// Watches nothing, until dropped.
+    pub(super) struct Paused(i64);
+
+    impl Paused {
+        pub(super) fn new() -> Self {
+            Self(THREAD.try_with(|thread| thread.watched.replace(i64::MAX)).unwrap_or(i64::MAX))
+        }
+    }
+
+    impl Drop for Paused {
+        fn drop(&mut self) {
+            let _ = THREAD.try_with(|thread| thread.watched.set(self.0));
+        }
+    }
 }
 
 /// Whether the program's global allocator counts, found out by asking it once.

@@ -15,7 +15,7 @@ thread_local! {
 /// Drivers ask the server things of their own (PostgreSQL's, for types that it does not know): these are
 /// nobody's bypass.
 #[cfg(feature = "witness")]
-pub(super) fn is_running() -> bool {
+pub(crate) fn is_running() -> bool {
     RUNNING.get()
 }
 

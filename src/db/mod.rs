@@ -28,7 +28,7 @@
 //! ```
 
 #[cfg(feature = "sqlx")]
-mod driver;
+pub(crate) mod driver;
 #[cfg(feature = "mongodb")]
 pub mod mongodb;
 mod query;
@@ -37,7 +37,7 @@ pub mod sqlx;
 #[cfg(feature = "sqlx")]
 mod wait;
 #[cfg(feature = "witness")]
-mod witness;
+pub(crate) mod witness;
 
 pub use query::Query;
 #[cfg(feature = "sqlx")]

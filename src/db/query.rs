@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::error::Cut;
+use crate::meter::recording::{Kind, Recorded};
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::report::unmeasured::statements_are_metered;
@@ -33,6 +34,7 @@ pub struct Query {
     key: Key,
     waiting_since: Option<Instant>,
     waited: Duration,
+    recorded: Recorded,
 }
 
 impl Query {
@@ -46,6 +48,11 @@ impl Query {
     /// Refuses, without counting, what would cross a hard limit, and all that comes after such a
     /// crossing: do not send the statement then. The unit of work ends when its future returns.
     pub fn start(statement: &str) -> Result<Self, Cut> {
+        Self::start_as(Kind::Shape, statement)
+    }
+
+    /// The same of a statement of this kind.
+    pub(crate) fn start_as(kind: Kind, statement: &str) -> Result<Self, Cut> {
         statements_are_metered();
         let key = Key::of(statement);
         let meter = scope::current();
@@ -54,7 +61,10 @@ impl Query {
         } else {
             UNATTRIBUTED.fetch_add(1, Relaxed);
         }
-        Ok(Self { meter, key, waiting_since: Some(Instant::now()), waited: Duration::ZERO })
+        let record = |meter: &Arc<Meter>| meter.record(kind, Some(statement));
+        let recorded = meter.as_ref().map(record).unwrap_or_default();
+        let waiting_since = Some(Instant::now());
+        Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 
     /// How many statements this process has executed where no unit of work was running.
@@ -69,6 +79,7 @@ impl Query {
     /// Adds rows, documents or values that were handed to the caller.
     pub fn add_rows(&mut self, rows: u64) {
         self.charge(|meter, key| meter.add(Resource::Rows, rows, Suspect::Statement(key)));
+        self.recorded.add_rows(rows);
     }
 
     /// Stops the clock: a result is there, and the caller does something with it.
@@ -93,6 +104,7 @@ impl Query {
     #[cfg(feature = "sqlx")]
     pub(crate) fn count_next_of_batch(&mut self) {
         self.charge(|meter, key| meter.add(Resource::Queries, 1, Suspect::Statement(key)));
+        self.recorded.add_one();
     }
 
     fn charge(&self, charge: impl Fn(&Meter, Key)) {
@@ -105,6 +117,7 @@ impl Drop for Query {
     fn drop(&mut self) {
         self.pause();
         self.charge(|meter, key| meter.add_statement_time(Some(key), self.waited));
+        self.recorded.add_time(self.waited);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Cut;
+use crate::meter::recording::{Kind, Recorded};
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
@@ -26,7 +27,7 @@ impl Drop for ConnectionWait {
 }
 
 /// A wait for `BEGIN`, `COMMIT`, `ROLLBACK` or a savepoint, until dropped.
-pub(crate) struct TransactionWait(Wait);
+pub(crate) struct TransactionWait(Wait, Recorded);
 
 impl TransactionWait {
     /// Counts a transaction that is about to begin, or a savepoint.
@@ -37,7 +38,9 @@ impl TransactionWait {
             meter.take(resource, Suspect::Nobody)?;
         }
         wait.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
-        Ok(Self(wait))
+        let record = |meter: &Arc<Meter>| meter.record(Kind::Transaction, Some("BEGIN"));
+        let recorded = wait.meter.as_ref().map(record).unwrap_or_default();
+        Ok(Self(wait, recorded))
     }
 
     /// Whether the work that waits for it is being ended from outside.
@@ -54,7 +57,7 @@ impl TransactionWait {
 
     /// Waits for a transaction, counted before, to end.
     pub(crate) fn end() -> Self {
-        Self(Wait::start(scope::current()))
+        Self(Wait::start(scope::current()), Recorded::default())
     }
 }
 
@@ -62,6 +65,7 @@ impl Drop for TransactionWait {
     fn drop(&mut self) {
         let time = self.0.since.elapsed();
         self.0.chain().for_each(|meter| meter.add_statement_time(None, time));
+        self.1.add_time(time);
     }
 }
 

@@ -13,11 +13,13 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::driver;
 use crate::meter::Meter;
 use crate::meter::table::Key;
 use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
+
+/// The target of the events of sqlx.
+pub(crate) const TARGET: &str = "sqlx::query";
 
 /// A `tracing_subscriber` layer that sees the statements that sqlx executes, and reports those that did
 /// not pass through a metered pool, as [`unmetered`](crate::Usage::unmetered).
@@ -139,20 +141,14 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if event.metadata().target() != "sqlx::query" {
+        if is_seen() {
             return;
         }
-        let mut statement = Statement::default();
-        event.record(&mut statement);
-        let text = statement.text();
-        if is_control(text) {
-            return;
-        }
+        let Some(statement) = Statement::executed(event) else { return };
         let in_spans = || context.event_scope(event)?.find_map(|span| self.work_in(&span.id()));
-        let Some(meter) = scope::current().or_else(in_spans) else { return };
-        let key = Key::of(text);
-        let by_driver = driver::is_running();
-        meter.chain().for_each(|meter| meter.witness_statement(key, text, by_driver));
+        if let Some(meter) = scope::current().or_else(in_spans) {
+            statement.compare(&meter, is_by_driver());
+        }
     }
 }
 
@@ -162,15 +158,64 @@ impl fmt::Debug for BypassWitness {
     }
 }
 
+/// Whether a driver is at work here for a metered connection.
+pub(crate) fn is_by_driver() -> bool {
+    #[cfg(feature = "sqlx")]
+    return super::driver::is_running();
+    #[cfg(not(feature = "sqlx"))]
+    false
+}
+
+/// Whether another witness has seen the event that comes up here.
+fn is_seen() -> bool {
+    #[cfg(feature = "testing")]
+    return SEEN.get();
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
+#[cfg(feature = "testing")]
+thread_local! {
+    static SEEN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Hands on an event that has been compared.
+#[cfg(feature = "testing")]
+pub(crate) fn seen(hand_on: impl FnOnce()) {
+    SEEN.set(true);
+    hand_on();
+    SEEN.set(false);
+}
+
 /// The text in an event of sqlx: its first four words and, if that is not all, the whole of it.
 #[derive(Default)]
-struct Statement {
+pub(crate) struct Statement {
     summary: String,
     whole: String,
 }
 
 impl Statement {
-    fn text(&self) -> &str {
+    /// The statement that sqlx says it has executed, unless it is transaction control or set-up.
+    pub(crate) fn executed(event: &Event<'_>) -> Option<Self> {
+        if event.metadata().target() != TARGET {
+            return None;
+        }
+        let mut statement = Self::default();
+        event.record(&mut statement);
+        (!is_control(statement.text())).then_some(statement)
+    }
+
+    /// Compares it with what was counted; whether this work has a statement more than was counted.
+    pub(crate) fn compare(&self, meter: &Meter, by_driver: bool) -> bool {
+        let (key, text) = (Key::of(self.text()), self.text());
+        let mut is_unmetered = false;
+        for meter in meter.chain() {
+            is_unmetered |= meter.witness_statement(key, text, by_driver);
+        }
+        is_unmetered
+    }
+
+    pub(crate) fn text(&self) -> &str {
         // sqlx puts the whole text on lines of its own.
         let whole = self.whole.strip_prefix("\n\n").and_then(|whole| whole.strip_suffix('\n'));
         whole.unwrap_or(&self.summary)

@@ -13,6 +13,7 @@ use super::Timer;
 use crate::budget::NONE;
 use crate::error::Cut;
 use crate::key::Key;
+use crate::meter::recording::{Kind, Recorded};
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
@@ -96,6 +97,7 @@ struct Call {
     key: Key,
     started: Instant,
     timeout: Option<Duration>,
+    recorded: Recorded,
 }
 
 impl Call {
@@ -110,7 +112,9 @@ impl Call {
             let timeout = meter.external_timeout(key)?;
             Some(meter.remaining_time().map_or(timeout, |left| left.min(timeout)))
         });
-        Ok(Self { key, started: Instant::now(), timeout, meter })
+        let record = |meter: &Arc<Meter>| meter.record(Kind::External, Some(name));
+        let recorded = meter.as_ref().map(record).unwrap_or_default();
+        Ok(Self { key, started: Instant::now(), timeout, meter, recorded })
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -120,6 +124,7 @@ impl Call {
     fn end(&mut self) {
         let Some(meter) = self.meter.take() else { return };
         let time = self.started.elapsed();
+        self.recorded.add_time(time);
         for meter in meter.chain() {
             meter.add_external_time(self.key, time);
         }

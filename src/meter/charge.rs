@@ -5,6 +5,8 @@ use std::time::Duration;
 
 #[cfg(feature = "mongodb")]
 use super::in_flight::{Command, InFlight};
+#[cfg(feature = "mongodb")]
+use super::recording::Kind;
 use super::table::{Entry, Key};
 use super::{Meter, Suspect};
 use crate::error::Cut;
@@ -114,9 +116,10 @@ impl Meter {
     #[cfg(feature = "mongodb")]
     pub(crate) fn begin_command(&self, id: u64) {
         let now = Instant::now();
-        for (depth, meter) in self.chain().enumerate() {
+        let mut own = Some((id, self.record(Kind::Shape, None)));
+        for meter in self.chain() {
             let commands = meter.commands.get_or_init(|| crate::memory::aside(Box::default));
-            commands.began(meter.started, now, (depth == 0).then_some(id));
+            commands.began(meter.started, now, own.take());
             meter.add(Resource::Queries, 1, Suspect::TopStatement);
         }
     }
@@ -125,11 +128,22 @@ impl Meter {
     #[cfg(feature = "mongodb")]
     pub(crate) fn name_command(&self, id: u64, key: Key, text: &str) {
         if let Some(commands) = self.commands.get() {
-            commands.name(id, key);
+            commands.name(id, key, text);
         }
         for meter in self.chain() {
             let repeated = meter.statements.count(key, text);
             meter.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+        }
+    }
+
+    /// Charges the documents that a command has brought.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn add_documents(&self, id: u64, documents: u64) {
+        if let Some(commands) = self.commands.get() {
+            commands.add_rows(id, documents);
+        }
+        for meter in self.chain() {
+            meter.add(Resource::Rows, documents, Suspect::TopStatement);
         }
     }
 
@@ -144,7 +158,7 @@ impl Meter {
 
     /// Charges the commands whose end has not been told yet.
     #[cfg(feature = "mongodb")]
-    pub(super) fn settle_commands(&self) {
+    pub(crate) fn settle_commands(&self) {
         let Some(commands) = self.commands.get() else { return };
         while let Some(command) = commands.take_any() {
             self.charge_command(commands, command);
@@ -155,8 +169,9 @@ impl Meter {
     }
 
     #[cfg(feature = "mongodb")]
-    fn charge_command(&self, commands: &InFlight, Command { since, key, .. }: Command) {
+    fn charge_command(&self, commands: &InFlight, Command { since, key, recorded, .. }: Command) {
         let time = commands.waited(self.started, since);
+        recorded.add_time(time);
         for meter in self.chain() {
             if let Some(commands) = meter.commands.get() {
                 commands.ended(meter.started, since);
@@ -170,10 +185,12 @@ impl Meter {
 
     /// Compares a statement that sqlx says it has executed with what was counted.
     #[cfg(feature = "witness")]
-    pub(crate) fn witness_statement(&self, key: Key, text: &str, by_driver: bool) {
-        if self.statements.witness(key, text, by_driver) {
+    pub(crate) fn witness_statement(&self, key: Key, text: &str, by_driver: bool) -> bool {
+        let is_unmetered = self.statements.witness(key, text, by_driver);
+        if is_unmetered {
             self.unmetered.fetch_add(1, Relaxed);
         }
+        is_unmetered
     }
 
     /// Counts one call to an external system, which was taken.
@@ -221,6 +238,10 @@ impl Meter {
         }
         if delta.allocated > 0 {
             self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);
+            #[cfg(feature = "testing")]
+            if peak > self.used(Resource::Memory) {
+                self.record_peak();
+            }
             self.raise(Resource::Memory, peak, Suspect::Nobody);
         }
     }

@@ -3,8 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tracing::Span;
-
+use super::recording::current_span;
 use super::table::Entry;
 use super::{Meter, Suspect};
 use crate::error::Cut;
@@ -125,7 +124,7 @@ impl Meter {
             work: self.name.to_string(),
             attributes: self.origin.attributes.clone(),
             begun_by: self.origin.begun_by.as_ref().map(ToString::to_string),
-            place: Span::current().metadata().map(|span| span.name().to_owned()),
+            place: current_span().metadata().map(|span| span.name().to_owned()),
             cause,
         }
     }

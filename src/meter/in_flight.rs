@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::recording::Recorded;
 use super::table::Key;
 use crate::memory;
 use crate::time::{Instant, nanos};
@@ -29,28 +30,37 @@ pub(super) struct InFlight {
 }
 
 /// One command under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Command {
     id: u64,
     pub(super) since: Instant,
     /// Which it is, where that is known.
     pub(super) key: Option<Key>,
+    pub(super) recorded: Recorded,
 }
 
 impl InFlight {
-    /// Notes that a command has begun; `own` is its id if no inner work began it.
-    pub(super) fn began(&self, origin: Instant, since: Instant, own: Option<u64>) {
+    /// Notes that a command has begun; `own` is its id and record if no inner work began it.
+    pub(super) fn began(&self, origin: Instant, since: Instant, own: Option<(u64, Recorded)>) {
         self.began.fetch_add(after(origin, since), Relaxed);
         self.count.fetch_add(1, SeqCst);
-        if let Some(id) = own {
-            memory::aside(|| lock(&self.own).push(Command { id, since, key: None }));
+        if let Some((id, recorded)) = own {
+            memory::aside(|| lock(&self.own).push(Command { id, since, key: None, recorded }));
         }
     }
 
     /// Notes which command it is.
-    pub(super) fn name(&self, id: u64, key: Key) {
+    pub(super) fn name(&self, id: u64, key: Key, text: &str) {
         if let Some(command) = lock(&self.own).iter_mut().find(|command| command.id == id) {
             command.key = Some(key);
+            command.recorded.set_text(text);
+        }
+    }
+
+    /// Notes what a command has brought.
+    pub(super) fn add_rows(&self, id: u64, rows: u64) {
+        if let Some(command) = lock(&self.own).iter().find(|command| command.id == id) {
+            command.recorded.add_rows(rows);
         }
     }
 
@@ -156,7 +166,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_wait_ends_where_the_last_poll_begins() {
         let (origin, all) = (Instant::now(), InFlight::default());
-        all.began(origin, origin, Some(7));
+        all.began(origin, origin, Some((7, Recorded::default())));
         tokio::time::advance(Duration::from_secs(2)).await;
         all.polled(origin);
         tokio::time::advance(Duration::from_secs(3)).await;

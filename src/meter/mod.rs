@@ -5,6 +5,7 @@ mod checkpoint;
 mod crossing;
 #[cfg(feature = "mongodb")]
 mod in_flight;
+pub(crate) mod recording;
 pub(crate) mod table;
 
 use std::iter;
@@ -71,6 +72,8 @@ pub(crate) struct Meter {
     abandoned: AtomicBool,
     /// The limits on the wall time have been checked, for good.
     timeless: AtomicBool,
+    #[cfg(feature = "testing")]
+    recording: Option<Arc<recording::Recording>>,
 }
 
 /// Which run of its name a unit of work is, and who began it.
@@ -106,7 +109,7 @@ impl Meter {
             name,
             reporter,
             origin: Origin::default(),
-            span: Span::current(),
+            span: recording::current_span(),
             started: Instant::now(),
             stopped: OnceLock::new(),
             parent: OnceLock::new(),
@@ -127,6 +130,8 @@ impl Meter {
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             timeless: AtomicBool::new(false),
+            #[cfg(feature = "testing")]
+            recording: None,
         }
     }
 

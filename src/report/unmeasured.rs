@@ -30,6 +30,12 @@ pub(crate) fn statements_are_metered() {
     }
 }
 
+/// Whether this process has something that counts statements.
+#[cfg(feature = "testing")]
+pub(crate) fn is_metered() -> bool {
+    STATEMENTS_ARE_METERED.load(Relaxed)
+}
+
 /// Checks, when a unit of work ends, whether all that its budget limits is measured.
 ///
 /// At the end and not at the start, because a pool may be made by the first request that needs it.
@@ -66,7 +72,7 @@ pub(crate) fn check_task(limits: &Limits) {
     );
 }
 
-const STATEMENTS: [Resource; 7] = [
+pub(crate) const STATEMENTS: [Resource; 7] = [
     Resource::Queries,
     Resource::RepeatedQueries,
     Resource::Rows,
@@ -82,7 +88,8 @@ const TOLD_APART: [Resource; 3] =
 
 const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 
-const MEMORY: [Resource; 3] = [Resource::Memory, Resource::Allocated, Resource::Retained];
+pub(crate) const MEMORY: [Resource; 3] =
+    [Resource::Memory, Resource::Allocated, Resource::Retained];
 
 fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) {
     let named = || resources.iter().filter(|resource| limits.names(**resource));

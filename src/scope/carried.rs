@@ -34,6 +34,12 @@ impl<F> InCurrentBudget<F> {
         meter.iter().flat_map(|meter| meter.chain()).for_each(Meter::share);
         Self { future: Some(future), meter }
     }
+
+    /// Charges a future to this work.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(meter: Arc<Meter>, future: F) -> Self {
+        Self { future: Some(future), meter: Some(meter) }
+    }
 }
 
 impl<F: Future> Future for InCurrentBudget<F> {

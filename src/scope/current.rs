@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::Cut;
 use crate::memory::{self, Delta, Sample};
 use crate::meter::Meter;
+use crate::meter::recording::Subscribed;
 use crate::resource::Resource;
 use crate::time::Instant;
 use crate::usage::Usage;
@@ -57,6 +58,8 @@ pub(crate) struct Entered<'a> {
     /// `None` where there was nothing to enter.
     outer: Option<Outer>,
     polled: Option<Instant>,
+    /// After `outer`, so that it holds for all that is run here.
+    _subscribed: Subscribed,
 }
 
 /// What was running here before.
@@ -77,8 +80,9 @@ impl<'a> Entered<'a> {
         if let Some(meter) = slot {
             meter.polled();
         }
+        let subscribed = Subscribed::new(slot.as_ref(), current);
         let outer = HERE.try_with(|here| here.enter(slot)).ok().flatten();
-        Self { slot, outer, polled }
+        Self { slot, outer, polled, _subscribed: subscribed }
     }
 }
 

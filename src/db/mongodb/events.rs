@@ -151,10 +151,9 @@ impl Commands {
                 memory::aside(|| drop(text));
             }
             CommandEvent::Succeeded(event) => {
-                let documents = documents(&event.reply);
-                let add =
-                    |meter: &Meter| meter.add(Resource::Rows, documents, Suspect::TopStatement);
-                meter.chain().for_each(add);
+                let connection = &event.connection;
+                let id = self.client.connection(&connection.address, connection.id);
+                meter.add_documents(id, documents(&event.reply));
             }
             _ => {}
         }

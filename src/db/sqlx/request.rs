@@ -5,6 +5,7 @@ use sqlx::{Database, Execute, SqlStr};
 
 use super::refuse;
 use crate::db::Query;
+use crate::meter::recording::Kind;
 
 /// All that an [`Execute`] holds, and one itself.
 pub(super) struct Request<DB: Database> {
@@ -30,7 +31,10 @@ impl<DB: Database> Request<DB> {
     /// nothing then and returns the reason.
     pub(super) fn start(&self) -> sqlx::Result<Option<Query>> {
         match self.arguments {
-            Ok(_) => Query::start(self.sql.as_str()).map(Some).map_err(refuse),
+            Ok(_) => {
+                let query = Query::start_as(Kind::Sql(DB::NAME), self.sql.as_str());
+                query.map(Some).map_err(refuse)
+            }
             Err(_) => Ok(None),
         }
     }

@@ -1,0 +1,97 @@
+//! What to do about it: one line for each finding.
+
+use super::record::{Account, Statement};
+use crate::resource::Resource;
+use crate::violation::Line;
+
+pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
+                                the client by `request_budget::mongodb::Client`";
+pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: CountingAllocator = \
+                                    CountingAllocator::system();`";
+
+/// How many statements are spoken of, at most.
+const MOST: usize = 3;
+
+/// Advice to work that used too much of this.
+pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
+    let slowest = || account.statements.iter().max_by_key(|statement| statement.longest);
+    match resource {
+        Resource::Queries | Resource::RepeatedQueries => queries(account),
+        Resource::QueryTime | Resource::SlowQuery => {
+            let explain = |slow: &Statement| {
+                format!("see how the database executes `{}`: EXPLAIN ANALYZE", Line(&slow.text))
+            };
+            slowest().map(explain).into_iter().collect()
+        }
+        Resource::Rows => {
+            let most = account.statements.iter().max_by_key(|statement| statement.rows);
+            let limit = |most: &Statement| {
+                format!(
+                    "`{}` gave {} rows: bound it with a LIMIT, and page",
+                    Line(&most.text),
+                    most.rows
+                )
+            };
+            most.map(limit).into_iter().collect()
+        }
+        Resource::ConnectionWait => vec![
+            "no connection was free: give the pool more, or hold each for less time (a transaction that is \
+             open during other work, an external call)"
+                .to_owned(),
+        ],
+        Resource::Transactions => {
+            vec!["put what belongs together into one transaction".to_owned()]
+        }
+        Resource::Memory | Resource::Allocated | Resource::Retained => memory(account),
+        Resource::ExternalCalls | Resource::ExternalTime => {
+            vec!["ask for all at once, call at the same time, or keep what changes rarely".to_owned()]
+        }
+        Resource::ExternalTimeout => {
+            vec!["bound each call: `Budget::external_timeout`, and a fallback".to_owned()]
+        }
+        Resource::PollTime => {
+            vec!["move what computes for so long off the executor: `spawn_blocking`".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn queries(account: &Account) -> Vec<String> {
+    let mut all: Vec<_> = account.all_statements().filter(|s| s.executions > 1).collect();
+    all.sort_by_key(|statement| std::cmp::Reverse(statement.executions));
+    if all.is_empty() && account.queries() > 1 {
+        return vec![
+            "no statement is repeated: join them, or leave out what is not needed here".to_owned(),
+        ];
+    }
+    all.into_iter().take(MOST).map(repeated).collect()
+}
+
+/// What to do about a statement that is executed again and again.
+pub(super) fn repeated(statement: &Statement) -> String {
+    let Statement { text, executions, .. } = statement;
+    let verb = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    let instead = match &*verb {
+        "SELECT" | "WITH" => "fetch all at once, by a join or `WHERE .. = ANY($1)`",
+        "INSERT" => "insert all rows at once: several after VALUES, or `SELECT .. FROM UNNEST($1)`",
+        "UPDATE" | "DELETE" => "change all rows at once: `WHERE .. = ANY($1)`",
+        "FIND" | "AGGREGATE" => "fetch all at once, by `$in` or a `$lookup`",
+        _ => "do it once for all",
+    };
+    format!("`{}` was executed {executions} times: {instead}", Line(text))
+}
+
+fn memory(account: &Account) -> Vec<String> {
+    let rows = account.statements.iter().filter(|s| s.rows > 1).max_by_key(|s| s.rows);
+    let stream = match rows {
+        Some(most) => format!(
+            "work on what `{}` gives row by row, by `fetch`, or bound it with a LIMIT",
+            Line(&most.text)
+        ),
+        None => "work on it piece by piece".to_owned(),
+    };
+    match account.peak() {
+        Some(place) => vec![format!("the most was held at {place}: {stream}")],
+        None => vec![stream],
+    }
+}

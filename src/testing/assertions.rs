@@ -1,0 +1,217 @@
+//! What tests demand of a record.
+
+use std::panic::Location;
+
+use super::advice;
+use super::message::{self, Failure};
+use super::record::{Account, Record};
+use crate::budget::Budget;
+use crate::report::unmeasured;
+use crate::resource::{Amount, Resource};
+use crate::time::nanos;
+
+impl<T> Record<T> {
+    /// Demands that the work stayed within a budget, its soft limits and its hard ones.
+    ///
+    /// Two limits are stricter here than in production. Statements that passed through no metered
+    /// connection count as queries: they are there all the same. And statements that differ in nothing but their values
+    /// are the same: they count as repeated.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a limit was crossed, with all that the work did. Panics as well if a limit is named
+    /// that nothing measured: see [not blind](super#not-blind).
+    #[track_caller]
+    pub fn assert_within(&self, budget: Budget) {
+        let account = self.account();
+        let limits = budget.limits();
+        let named = |resources: &[Resource]| {
+            let names = resources.iter().filter(|resource| limits.names(**resource));
+            names.map(|resource| resource.name()).collect::<Vec<_>>().join(", ")
+        };
+        let mut failure = Failure::default();
+        let queries = named(&unmeasured::STATEMENTS);
+        if !queries.is_empty() {
+            failure.extend(blindness(account, &format!("the budget limits {queries}")));
+        }
+        let memory = named(&unmeasured::MEMORY);
+        if !memory.is_empty() && !account.sight.memory {
+            failure.push(
+                format!(
+                    "the budget limits {memory}, but the counting allocator is not installed in this process"
+                ),
+                vec![advice::ALLOCATOR.to_owned()],
+            );
+        }
+        for &resource in Resource::ALL.iter().filter(|resource| limits.names(**resource)) {
+            let limit = limits.soft(resource).min(limits.hard(resource));
+            match observed(account, resource) {
+                Ok(observed) if observed > limit => {
+                    failure.push(over(resource, observed, limit), advice::of(account, resource));
+                }
+                Ok(_) | Err(Unknown::Said) => {}
+                Err(Unknown::Not(why)) => {
+                    failure.push(format!("the budget limits {resource}, but {why}"), Vec::new());
+                }
+            }
+        }
+        failure.panic_unless_empty(account, Location::caller());
+    }
+
+    /// Demands that the work executed so many statements, no more and no less.
+    ///
+    /// Statements that passed through no metered connection count as well.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it did not, with all that the work did; and if nothing counted statements: see
+    /// [not blind](super#not-blind).
+    #[track_caller]
+    pub fn assert_queries(&self, expected: u64) {
+        let account = self.account();
+        let mut failure = Failure::default();
+        failure.extend(blindness(account, "the test counts queries"));
+        let queries = account.queries();
+        if queries != expected {
+            let phrase = Resource::Queries.phrase(queries == 1);
+            let by = match queries.checked_sub(expected) {
+                Some(more) => format!("{more} too many"),
+                None => format!("{} too few", expected.saturating_sub(queries)),
+            };
+            let advice = match queries > expected {
+                true => advice::of(account, Resource::Queries),
+                false => Vec::new(),
+            };
+            failure.push(format!("{queries} {phrase}, expected {expected}: {by}"), advice);
+        }
+        failure.panic_unless_empty(account, Location::caller());
+    }
+
+    /// Demands that no statement was executed more than once, whatever its values.
+    ///
+    /// # Panics
+    ///
+    /// As [`assert_queries`](Self::assert_queries).
+    #[track_caller]
+    pub fn assert_no_repeated_statements(&self) {
+        let account = self.account();
+        let mut failure = Failure::default();
+        failure.extend(blindness(account, "the test looks for repeated statements"));
+        for statement in account.all_statements().filter(|statement| statement.executions > 1) {
+            failure.push(
+                format!("`{}` was executed {} times", statement.text, statement.executions),
+                vec![advice::repeated(statement)],
+            );
+        }
+        failure.panic_unless_empty(account, Location::caller());
+    }
+
+    /// Demands that every statement passed through a metered connection.
+    ///
+    /// # Panics
+    ///
+    /// Panics if some did not, with the statements and where they were executed; and if sqlx could not be
+    /// listened to.
+    #[track_caller]
+    pub fn assert_no_unmetered(&self) {
+        let account = self.account();
+        let mut failure = Failure::default();
+        match account.usage.unmetered {
+            0 if !account.sight.events => failure.push(message::NO_EVENTS.to_owned(), Vec::new()),
+            0 => {}
+            n => failure.push(
+                format!("{n} {} passed through no metered connection", statements(n)),
+                vec![advice::METER.to_owned()],
+            ),
+        }
+        failure.panic_unless_empty(account, Location::caller());
+    }
+
+    /// Demands that nothing external was called.
+    ///
+    /// Calls that are marked with [`external`](crate::ExternalExt::external), or made through an
+    /// `ExternalLayer`; others are not known.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there was a call, with all that the work did.
+    #[track_caller]
+    pub fn assert_no_external_calls(&self) {
+        let account = self.account();
+        let mut failure = Failure::default();
+        let calls = account.usage.external_calls;
+        if calls > 0 {
+            let phrase = Resource::ExternalCalls.phrase(calls == 1);
+            let advice = vec!["give the test a double of what it calls".to_owned()];
+            failure.push(format!("{calls} {phrase}, expected none"), advice);
+        }
+        failure.panic_unless_empty(account, Location::caller());
+    }
+}
+
+/// Why nothing can be said about statements, if so; what wants to know comes first.
+pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<String>)> {
+    let unmetered = account.usage.unmetered;
+    let took_part = account.usage.queries > 0 || account.usage.transactions > 0;
+    let why = if !took_part && unmetered > 0 {
+        format!(
+            "no metered pool or client took part in the work, while {unmetered} {} ran unmetered",
+            statements(unmetered)
+        )
+    } else if !account.sight.pool_exists {
+        "no metered pool or client exists in this process".to_owned()
+    } else if !took_part && !account.sight.events {
+        format!("none was counted, and {}", message::NO_EVENTS)
+    } else {
+        return None;
+    };
+    Some((format!("{who}, but {why}"), vec![advice::METER.to_owned()]))
+}
+
+fn statements(n: u64) -> &'static str {
+    if n == 1 { "statement" } else { "statements" }
+}
+
+enum Unknown {
+    /// Said elsewhere, for all of its kind at once.
+    Said,
+    Not(&'static str),
+}
+
+/// What the work used, as limits are compared.
+fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
+    let usage = &account.usage;
+    Ok(match resource {
+        Resource::Queries => account.queries(),
+        Resource::RepeatedQueries => account.repeated(),
+        Resource::Rows => usage.rows,
+        Resource::Transactions => usage.transactions,
+        Resource::QueryTime => nanos(usage.query_time),
+        Resource::SlowQuery => nanos(usage.slow_query),
+        Resource::ConnectionWait => nanos(usage.connection_wait),
+        Resource::Memory => usage.memory.ok_or(Unknown::Said)?,
+        Resource::Allocated => usage.allocated.ok_or(Unknown::Said)?,
+        Resource::Retained => usage.retained.ok_or(Unknown::Said)?,
+        Resource::ExternalCalls => usage.external_calls,
+        Resource::ExternalTime => nanos(usage.external_time),
+        Resource::ExternalTimeout => {
+            nanos(account.external_calls.iter().map(|call| call.longest).max().unwrap_or_default())
+        }
+        Resource::TotalTime | Resource::SlowRequest => nanos(usage.total_time),
+        Resource::PollTime => nanos(usage.poll_time.unwrap_or_default()),
+        Resource::ResponseBytes | Resource::BodyIdle => {
+            return Err(Unknown::Not(
+                "a measurement does not see the body of a response; let a `BudgetLayer` limit it",
+            ));
+        }
+    })
+}
+
+/// "21 queries, limit 20: 1 too many".
+fn over(resource: Resource, observed: u64, limit: u64) -> String {
+    let much = if matches!(resource.amount(0), Amount::Count(_)) { "many" } else { "much" };
+    let more = resource.amount(observed.saturating_sub(limit));
+    let [observed, limit] = [observed, limit].map(|raw| resource.amount(raw));
+    let phrase = resource.phrase(observed.is_one());
+    format!("{observed} {phrase}, limit {limit}: {more} too {much}")
+}

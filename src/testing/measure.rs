@@ -1,0 +1,78 @@
+//! Runs work and records what it does. What is called from here is the measured work: its places end here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::observer::{Observer, Tickets};
+use super::record::Record;
+use crate::budget::Budget;
+use crate::limit::Limit;
+use crate::meter::Meter;
+use crate::meter::recording::Recording;
+use crate::report::Name;
+use crate::scope::{self, InCurrentBudget};
+
+/// Runs a future and records all that it does.
+///
+/// A unit of work without any limit: what is charged to a [`BudgetLayer`](crate::BudgetLayer) or to
+/// [`budgeted`](crate::BudgetExt::budgeted) work inside is charged to it as well, and so is a spawned task that
+/// is carried along by [`in_current_budget`](crate::BudgetExt::in_current_budget). Work that a server
+/// does in tasks of its own is reached by a [`Recorder`](super::Recorder).
+///
+/// The record ends where the future does. Of a service's `oneshot` that is when the response's headers are
+/// there; read the body in the measured future if it does something, too.
+///
+/// See the [module docs](super).
+///
+/// # Cancellation
+///
+/// Dropped before its end there is no record.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
+/// use request_budget::{Budget, sqlx::Pool, testing::measure};
+/// use sqlx::SqlitePool;
+///
+/// let pool = Pool::from(SqlitePool::connect("sqlite::memory:").await?);
+/// let record = measure(sqlx::query("SELECT 1").execute(&pool)).await;
+/// assert_eq!(record.usage().queries, 1);
+/// record.assert_within(Budget::new().queries(1));
+/// record.into_output()?;
+/// # Ok(()) }
+/// ```
+pub async fn measure<F: Future>(future: F) -> Record<F::Output> {
+    let measurement = Measurement::start();
+    let output = InCurrentBudget::of(measurement.meter.clone(), future).await;
+    measurement.end(output, 0)
+}
+
+/// A measurement that is running.
+#[derive(Debug)]
+pub(super) struct Measurement {
+    pub(super) meter: Arc<Meter>,
+    recording: Arc<Recording>,
+    tickets: Arc<Tickets>,
+}
+
+impl Measurement {
+    pub(super) fn start() -> Self {
+        let recording = Recording::start();
+        let (subscriber, tickets) = Observer::new();
+        recording.subscribe(subscriber);
+        // Polls are timed where they are limited.
+        let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));
+        let meter = Meter::new(Name::from("measured"), budget, None);
+        let meter = Arc::new(meter.recorded_by(recording.clone()));
+        meter.link(scope::current());
+        Self { meter, recording, tickets }
+    }
+
+    pub(super) fn end<T>(self, output: T, unfinished: usize) -> Record<T> {
+        self.tickets.settle();
+        #[cfg(feature = "mongodb")]
+        self.meter.settle_commands();
+        Record::new(output, &self.meter, &self.recording, unfinished)
+    }
+}

@@ -1,0 +1,256 @@
+//! What a failed assertion says: what was exceeded, all that the work did, from where, and what to do.
+
+use std::fmt::{self, Write};
+use std::io::{IsTerminal, stderr};
+use std::panic::Location;
+
+use bytesize::ByteSize;
+
+use super::github;
+use super::record::{Account, CallSite, ExternalCall, Statement};
+use super::site::Place;
+use crate::resource::{Resource, Time};
+
+pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
+                                    out by a `max_level` feature of `tracing`";
+
+const NO_PLACE: &str =
+    "(place unknown: no debug info; set `debug = \"line-tables-only\"` in the profile)";
+
+/// What an assertion found.
+#[derive(Debug, Default)]
+pub(super) struct Failure {
+    findings: Vec<String>,
+    advice: Vec<String>,
+}
+
+impl Failure {
+    pub(super) fn push(&mut self, finding: String, advice: Vec<String>) {
+        self.findings.push(finding);
+        for line in advice {
+            if !self.advice.contains(&line) {
+                self.advice.push(line);
+            }
+        }
+    }
+
+    pub(super) fn extend(&mut self, found: Option<(String, Vec<String>)>) {
+        if let Some((finding, advice)) = found {
+            self.push(finding, advice);
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn panic_unless_empty(&self, account: &Account, caller: &Location<'_>) {
+        if self.findings.is_empty() {
+            return;
+        }
+        if github::is_here() {
+            let place = worst(account).and_then(|statement| {
+                statement.sites().into_iter().flat_map(|site| site.places).next()
+            });
+            let (file, line) = match &place {
+                Some(place) => (&*place.file, place.line),
+                None => (caller.file(), caller.line()),
+            };
+            let text = self.text(account, Style::PLAIN);
+            println!("{}", github::error(file, line, &self.findings[0], &text));
+        }
+        panic!("{}", self.text(account, Style::detect()));
+    }
+
+    pub(super) fn text(&self, account: &Account, style: Style) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            line(&mut text, format_args!("{}", style.bad(finding)));
+        }
+        print(&mut text, account, style);
+        if !self.advice.is_empty() {
+            line(&mut text, format_args!("\n{}", style.head("advice")));
+            for advice in &self.advice {
+                line(&mut text, format_args!("  * {advice}"));
+            }
+        }
+        text
+    }
+}
+
+/// The statement that most probably is to blame.
+fn worst(account: &Account) -> Option<&Statement> {
+    account.all_statements().max_by_key(|statement| (statement.executions, statement.rows))
+}
+
+fn print(text: &mut String, account: &Account, style: Style) {
+    let usage = &account.usage;
+    let sum = Summary(vec![
+        counted(Resource::Queries, usage.queries),
+        counted(Resource::Rows, usage.rows),
+        timed("", usage.query_time),
+        timed("waiting for connections ", usage.connection_wait),
+    ]);
+    line(text, format_args!("\n{}{sum}", style.head("statements: ")));
+    statements(text, &account.statements, style);
+    if !account.unmetered.is_empty() || usage.unmetered > 0 {
+        let head = style.bad("unmetered statements: ");
+        line(text, format_args!("{head}{}, in no count", usage.unmetered));
+        statements(text, &account.unmetered, style);
+    }
+    if usage.transactions > 0 {
+        let head = style.head("transactions: ");
+        line(text, format_args!("{head}{}", usage.transactions));
+        for begin in &account.transactions {
+            sites(text, &begin.sites(), style);
+        }
+    }
+    if usage.external_calls > 0 {
+        let sum =
+            Summary(vec![Some(usage.external_calls.to_string()), timed("", usage.external_time)]);
+        line(text, format_args!("{}{sum}", style.head("external calls: ")));
+        let mut calls: Vec<&ExternalCall> = account.external_calls.iter().collect();
+        calls.sort_by_key(|call| std::cmp::Reverse(call.calls));
+        for call in calls {
+            let sum = Summary(vec![timed("", call.time), longest(call.calls, call.longest)]);
+            line(text, format_args!("  {:>4}x {}", call.calls, style.head(&call.name)));
+            sum.indented(text);
+            sites(text, &call.sites(), style);
+        }
+    }
+    match usage.memory {
+        Some(peak) => {
+            let sum = Summary(vec![
+                Some(format!("{} at peak", ByteSize::b(peak))),
+                usage.retained.map(|bytes| format!("{} retained", ByteSize::b(bytes))),
+                usage.allocated.map(|bytes| format!("{} allocated", ByteSize::b(bytes))),
+            ]);
+            line(text, format_args!("{}{sum}", style.head("memory: ")));
+            if let Some(place) = account.peak() {
+                line(text, format_args!("       {}", At(&place, style)));
+            }
+        }
+        None => line(text, format_args!("{}not measured", style.head("memory: "))),
+    }
+    line(text, format_args!("{}{}", style.head("total: "), Time(usage.total_time)));
+    if account.sight.unfinished > 0 {
+        let n = account.sight.unfinished;
+        line(text, format_args!("{}", style.bad(&format!("{n} requests had not ended by then"))));
+    }
+}
+
+fn statements(text: &mut String, all: &[Statement], style: Style) {
+    let mut all: Vec<&Statement> = all.iter().collect();
+    all.sort_by_key(|statement| std::cmp::Reverse(statement.executions));
+    for statement in all {
+        let Statement { executions, rows, time, .. } = *statement;
+        let mark = if executions > 1 { style.warn("  <- repeated") } else { String::new() };
+        line(text, format_args!("  {executions:>4}x {}{mark}", statement.text));
+        Summary(vec![
+            (rows > 0).then(|| counted(Resource::Rows, rows)).flatten(),
+            timed("", time),
+            longest(executions, statement.longest),
+        ])
+        .indented(text);
+        sites(text, &statement.sites(), style);
+    }
+}
+
+fn sites(text: &mut String, sites: &[CallSite], style: Style) {
+    let several = sites.len() > 1;
+    for site in sites {
+        let Some((first, callers)) = site.places.split_first() else {
+            line(text, format_args!("       {}", style.faint(NO_PLACE)));
+            continue;
+        };
+        let times = if several { format!(" ({}x)", site.times) } else { String::new() };
+        line(text, format_args!("       {}{times}", At(first, style)));
+        for caller in callers {
+            line(text, format_args!("         {}", style.faint(&format!("called from {caller}"))));
+        }
+    }
+}
+
+/// A line of its own.
+fn line(text: &mut String, line: fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+fn counted(resource: Resource, n: u64) -> Option<String> {
+    Some(format!("{n} {}", resource.phrase(n == 1)))
+}
+
+fn timed(what: &str, time: std::time::Duration) -> Option<String> {
+    (!time.is_zero()).then(|| format!("{what}{}", Time(time)))
+}
+
+fn longest(times: u64, longest: std::time::Duration) -> Option<String> {
+    (times > 1).then(|| timed("longest ", longest)).flatten()
+}
+
+/// What is known, separated by commas.
+struct Summary(Vec<Option<String>>);
+
+impl Summary {
+    fn indented(&self, text: &mut String) {
+        if self.0.iter().any(Option::is_some) {
+            line(text, format_args!("       {self}"));
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known: Vec<_> = self.0.iter().flatten().map(String::as_str).collect();
+        f.write_str(&known.join(", "))
+    }
+}
+
+struct At<'a>(&'a Place, Style);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {}", self.1.place(&self.0.to_string()))
+    }
+}
+
+/// Colour, or none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    is_coloured: bool,
+}
+
+impl Style {
+    pub(super) const PLAIN: Self = Self { is_coloured: false };
+
+    /// Colour where a person looks at a terminal and has not asked for none.
+    pub(super) fn detect() -> Self {
+        let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { is_coloured: stderr().is_terminal() && !is_refused }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        match self.is_coloured {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        }
+    }
+
+    fn bad(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    fn head(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn warn(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    fn place(self, text: &str) -> String {
+        self.paint("36", text)
+    }
+
+    fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+}

@@ -1,0 +1,291 @@
+//! What was measured.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::site::{self, Place};
+use super::statement::normalise;
+use crate::memory::{self, Delta};
+use crate::meter::Meter;
+use crate::meter::recording::{Entry, Kind, Recording, Site};
+use crate::report::unmeasured;
+use crate::usage::Usage;
+
+/// What measured work did, and what it returned.
+///
+/// Serialised it holds counts only: the statements with how often they were executed and how many rows
+/// they gave, transactions, external calls and unmetered statements, each sorted by its text. No times, no memory, no
+/// places: these change without anybody changing what the work does. See the [module docs](super) for
+/// snapshots.
+#[derive(Debug, Clone)]
+#[must_use = "it asserts nothing by itself"]
+pub struct Record<T = ()> {
+    output: T,
+    account: Account,
+}
+
+/// All of a record but the output.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) usage: Usage,
+    pub(super) statements: Vec<Statement>,
+    pub(super) transactions: Vec<Statement>,
+    pub(super) external_calls: Vec<ExternalCall>,
+    pub(super) unmetered: Vec<Statement>,
+    pub(super) peak: Option<Site>,
+    pub(super) sight: Sight,
+}
+
+/// What could be seen at all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight {
+    /// Something in this process counts statements.
+    pub(super) pool_exists: bool,
+    pub(super) memory: bool,
+    /// The events of sqlx are compiled in.
+    pub(super) events: bool,
+    /// Requests of a server that were still running at the end.
+    pub(super) unfinished: usize,
+}
+
+/// A statement, without its values, and what its executions came to.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Statement {
+    /// Its text: values and placeholders are `?`, lists of values have one item, comments are gone.
+    pub text: String,
+    /// How often it was executed.
+    pub executions: u64,
+    /// Rows that were handed to the caller.
+    pub rows: u64,
+    /// How long the work waited for it, in all.
+    #[serde(skip)]
+    pub time: Duration,
+    /// The longest wait for one execution.
+    #[serde(skip)]
+    pub longest: Duration,
+    #[serde(skip)]
+    sites: Vec<(Site, u64)>,
+}
+
+/// An external system, and what the calls to it came to.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ExternalCall {
+    /// The name given to [`external`](crate::ExternalExt::external).
+    pub name: String,
+    /// How often it was called.
+    pub calls: u64,
+    /// How long that took, in all.
+    #[serde(skip)]
+    pub time: Duration,
+    /// The longest call.
+    #[serde(skip)]
+    pub longest: Duration,
+    #[serde(skip)]
+    sites: Vec<(Site, u64)>,
+}
+
+/// A place from which something was done, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallSite {
+    /// The place in the user's code, and then those from which it was called; empty where none is known.
+    pub places: Vec<Place>,
+    /// How often.
+    pub times: u64,
+}
+
+impl<T> Record<T> {
+    pub(super) fn new(output: T, meter: &Meter, recording: &Recording, unfinished: usize) -> Self {
+        Self { output, account: memory::aside(|| Account::new(meter, recording, unfinished)) }
+    }
+
+    /// What the work used.
+    pub fn usage(&self) -> &Usage {
+        &self.account.usage
+    }
+
+    /// What the work returned.
+    pub fn output(&self) -> &T {
+        &self.output
+    }
+
+    /// Takes out what the work returned.
+    pub fn into_output(self) -> T {
+        self.output
+    }
+
+    /// The same record with another output, as the `Ok` of a result.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Record<U> {
+        Record { output: map(self.output), account: self.account }
+    }
+
+    /// The statements that it executed, sorted by their text.
+    ///
+    /// Commands of a MongoDB client that knows no more than
+    /// [`Counts`](crate::mongodb::Detail::Counts) are one statement here.
+    pub fn statements(&self) -> &[Statement] {
+        &self.account.statements
+    }
+
+    /// The external systems that it called, sorted by name.
+    pub fn external_calls(&self) -> &[ExternalCall] {
+        &self.account.external_calls
+    }
+
+    /// The statements that passed through no metered connection, sorted by their text.
+    ///
+    /// Those of plain pools of sqlx. What sqlx makes no event for is not seen: `COPY`, `LISTEN`, and
+    /// pools whose logging of statements is switched off.
+    pub fn unmetered(&self) -> &[Statement] {
+        &self.account.unmetered
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+}
+
+impl<T> Serialize for Record<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shape<'a> {
+            queries: u64,
+            rows: u64,
+            transactions: u64,
+            statements: &'a [Statement],
+            external_calls: &'a [ExternalCall],
+            unmetered: &'a [Statement],
+        }
+
+        let Account { usage, statements, external_calls, unmetered, .. } = &self.account;
+        let Usage { queries, rows, transactions, .. } = *usage;
+        Shape { queries, rows, transactions, statements, external_calls, unmetered }
+            .serialize(serializer)
+    }
+}
+
+impl Account {
+    fn new(meter: &Meter, recording: &Recording, unfinished: usize) -> Self {
+        let entries = recording.entries();
+        let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
+        let statement = |(text, tally): (String, Tally)| Statement {
+            text,
+            executions: tally.times,
+            rows: tally.rows,
+            time: tally.time,
+            longest: tally.longest,
+            sites: tally.sites,
+        };
+        let external = |(name, tally): (String, Tally)| ExternalCall {
+            name,
+            calls: tally.times,
+            time: tally.time,
+            longest: tally.longest,
+            sites: tally.sites,
+        };
+        Self {
+            usage: meter.usage(Delta::default()),
+            statements: of(Kind::is_statement).into_iter().map(statement).collect(),
+            transactions: of(Kind::is_transaction).into_iter().map(statement).collect(),
+            external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
+            unmetered: of(|kind| kind == Kind::Unmetered).into_iter().map(statement).collect(),
+            peak: recording.peak(),
+            sight: Sight {
+                pool_exists: unmeasured::is_metered(),
+                memory: memory::is_measured(),
+                events: tracing::level_filters::STATIC_MAX_LEVEL >= tracing::Level::DEBUG,
+                unfinished,
+            },
+        }
+    }
+
+    /// Where the most memory was held, if that was worth a look.
+    pub(super) fn peak(&self) -> Option<Place> {
+        site::places(self.peak.as_ref()?).into_iter().next()
+    }
+
+    /// All statements that were executed, counted or not.
+    pub(super) fn queries(&self) -> u64 {
+        self.usage.queries.saturating_add(self.usage.unmetered)
+    }
+
+    /// Statements, counted ones first.
+    pub(super) fn all_statements(&self) -> impl Iterator<Item = &Statement> {
+        self.statements.iter().chain(&self.unmetered)
+    }
+
+    /// How often the statement was executed that was executed most often, values left aside.
+    pub(super) fn repeated(&self) -> u64 {
+        let most = self.all_statements().map(|statement| statement.executions).max();
+        most.unwrap_or_default().max(self.usage.repeated_queries)
+    }
+}
+
+impl Statement {
+    /// From where it was executed, most often first.
+    #[must_use]
+    pub fn sites(&self) -> Vec<CallSite> {
+        resolve(&self.sites)
+    }
+}
+
+impl ExternalCall {
+    /// From where it was called, most often first.
+    #[must_use]
+    pub fn sites(&self) -> Vec<CallSite> {
+        resolve(&self.sites)
+    }
+}
+
+fn resolve(sites: &[(Site, u64)]) -> Vec<CallSite> {
+    let mut times: BTreeMap<Vec<Place>, u64> = BTreeMap::new();
+    for (site, n) in sites {
+        let sum = times.entry(site::places(site)).or_default();
+        *sum = sum.saturating_add(*n);
+    }
+    let mut sites: Vec<_> =
+        times.into_iter().map(|(places, times)| CallSite { places, times }).collect();
+    sites.sort_by_key(|site| std::cmp::Reverse(site.times));
+    sites
+}
+
+/// What the entries of one text come to.
+#[derive(Debug, Default)]
+struct Tally {
+    times: u64,
+    rows: u64,
+    time: Duration,
+    longest: Duration,
+    sites: Vec<(Site, u64)>,
+}
+
+fn tally<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Tally> {
+    let mut normal: HashMap<(Kind, &str), String> = HashMap::new();
+    let mut all: BTreeMap<String, Tally> = BTreeMap::new();
+    for entry in entries {
+        let text = entry.text().unwrap_or("(a command of MongoDB; `Detail::Commands` names it)");
+        let name =
+            normal.entry((entry.kind, text)).or_insert_with(|| match entry.kind.database() {
+                Some(database) => normalise(text, database),
+                None => text.to_owned(),
+            });
+        let tally = match all.get_mut(name) {
+            Some(tally) => tally,
+            None => all.entry(name.clone()).or_default(),
+        };
+        tally.times = tally.times.saturating_add(entry.times());
+        tally.rows = tally.rows.saturating_add(entry.rows());
+        tally.time = tally.time.saturating_add(entry.time());
+        tally.longest = tally.longest.max(entry.time());
+        match tally.sites.iter_mut().find(|(site, _)| *site == entry.site) {
+            Some((_, times)) => *times = times.saturating_add(entry.times()),
+            None => tally.sites.push((entry.site.clone(), entry.times())),
+        }
+    }
+    all
+}

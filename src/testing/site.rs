@@ -1,0 +1,160 @@
+//! Looks up where in the program something was done.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use crate::meter::recording::Site;
+
+/// A place in the source of the program under test.
+///
+/// Code of dependencies, of the standard library and of this library is left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Place {
+    /// The file; relative to the current directory where it is inside.
+    pub file: String,
+    /// The line: that of the `.await` in an async function.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// What an instruction on the stack belongs to: with inlining, several functions, the innermost first.
+#[derive(Debug)]
+struct Symbol {
+    name: String,
+    file: Option<PathBuf>,
+    line: u32,
+}
+
+type Symbols = Arc<[Symbol]>;
+
+/// Looked up once for each instruction: it takes a while.
+static KNOWN: LazyLock<Mutex<HashMap<usize, Symbols>>> = LazyLock::new(Mutex::default);
+
+/// Where this is, the innermost place first, then where that was called from; up to the runtime or the
+/// measurement, whatever is nearer.
+pub(super) fn places(site: &Site) -> Vec<Place> {
+    let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
+    let inside = symbols.iter().flat_map(|symbols| symbols.iter()).take_while(|s| !s.is_root());
+    let mut places = inside.filter_map(Symbol::place).collect::<Vec<_>>();
+    // An async function is polled through wrappers at the same line.
+    places.dedup_by(|one, other| (&one.file, one.line) == (&other.file, other.line));
+    places
+}
+
+/// Whether it is the SQLite driver of sqlx that asks for the current span here.
+pub(super) fn is_asked_by_sqlx(site: &Site) -> bool {
+    site.0
+        .iter()
+        .find_map(|ip| symbols(*ip).iter().find_map(Symbol::asker))
+        .is_some_and(|asker| asker == Asker::SqliteDriver)
+}
+
+#[derive(PartialEq)]
+enum Asker {
+    SqliteDriver,
+    Other,
+}
+
+fn symbols(ip: usize) -> Symbols {
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(symbols) = known().get(&ip) {
+        return symbols.clone();
+    }
+    let mut symbols = Vec::new();
+    // The stack holds where each call returns to, which may be the next line already.
+    backtrace::resolve(ip.saturating_sub(1) as *mut c_void, |symbol| {
+        symbols.push(Symbol {
+            name: symbol.name().map_or_else(String::new, |name| format!("{name:#}")),
+            file: symbol.filename().map(Path::to_owned),
+            line: symbol.lineno().unwrap_or_default(),
+        });
+    });
+    let symbols = Symbols::from(symbols);
+    known().insert(ip, symbols.clone());
+    symbols
+}
+
+impl Symbol {
+    /// Whether its code is in one of these folders or, where that is not known, of one of these crates.
+    fn is_in(&self, folders: &[&str], crates: &[&str]) -> bool {
+        match &self.file {
+            // The names of functions that were inlined lack their path.
+            Some(file) => {
+                let file = file.to_string_lossy().replace('\\', "/");
+                folders.iter().any(|folder| file.contains(folder))
+            }
+            None => {
+                let name = self.name.trim_start_matches(['<', '&']);
+                crates.iter().any(|prefix| name.starts_with(prefix))
+            }
+        }
+    }
+
+    /// Who asks for the span; `None` for what lies between that and the look at the stack.
+    fn asker(&self) -> Option<Asker> {
+        const BETWEEN: [&str; 5] =
+            ["backtrace::", "request_budget::", "tracing", "core::", "std::"];
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+        if self.is_in(&["/backtrace-", "/tracing-", "/rustc/", "/rustlib/", ours], &BETWEEN) {
+            return None;
+        }
+        Some(match self.is_in(&["/sqlx-sqlite-"], &["sqlx_sqlite::"]) {
+            true => Asker::SqliteDriver,
+            false => Asker::Other,
+        })
+    }
+
+    /// Outside of it nothing is part of the measured work: the measurement itself, and what polls tasks.
+    fn is_root(&self) -> bool {
+        let measure = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testing/measure.rs");
+        let is_of_tokio = || self.is_in(&["/src/runtime/"], &[]) && self.is_in(&["/tokio-"], &[]);
+        self.is_in(&[measure, "/library/test/"], &["tokio::runtime::", "test::"]) || is_of_tokio()
+    }
+
+    /// The place, if it is in the user's own code.
+    fn place(&self) -> Option<Place> {
+        let path = self.file.as_deref()?;
+        let is_ours = path.starts_with(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        // The compiler puts these where the global allocator is declared.
+        let is_allocator = self.name.contains("__rust_") || self.name.contains("__rdl_");
+        if is_ours || is_allocator || self.line == 0 || is_of_dependency(path) {
+            return None;
+        }
+        Some(Place { file: short(path), line: self.line })
+    }
+}
+
+/// Whether a file is of the standard library, or of a crate that cargo has fetched or vendored.
+fn is_of_dependency(path: &Path) -> bool {
+    static KNOWN: LazyLock<Mutex<HashMap<PathBuf, bool>>> = LazyLock::new(Mutex::default);
+    let text = path.to_string_lossy();
+    // Relative ones are those of libraries that are not Rust, or of code that was moved since.
+    let is_moved = path.is_relative() && !path.exists();
+    if is_moved || text.starts_with("/rustc/") || text.contains("/rustlib/src/rust/") {
+        return true;
+    }
+    let Some(folder) = path.parent() else { return false };
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(folder.to_owned()).or_insert_with(|| {
+        // Cargo leaves one of these in what it unpacks, checks out or vendors.
+        let marks = [".cargo-ok", ".cargo-checksum.json"];
+        folder.ancestors().any(|folder| marks.iter().any(|mark| folder.join(mark).exists()))
+            || text.contains("/.cargo/registry/")
+            || text.contains("/.cargo/git/")
+    })
+}
+
+/// The path as a person in the current directory would write it.
+fn short(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).to_string_lossy().into_owned()
+}
