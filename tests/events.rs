@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{pending, poll_fn, ready};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -504,4 +505,38 @@ async fn a_limit_that_nothing_measures_is_said_once() {
     let Value::Text(message) = &said.fields["message"] else { panic!("a message") };
     assert!(message.contains("the counting allocator is not installed"), "{message}");
     assert_eq!(events.violations(), [], "it cannot be crossed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_violations_is_counted_and_not_said() {
+    let (events, _guard) = Events::listen(LevelFilter::TRACE);
+    let told = Arc::new(AtomicU64::new(0));
+    let violate = async |name: &'static str, severity: fn(u64) -> Limit<u64>| {
+        let counted = Arc::clone(&told);
+        let work = async { async {}.external("payments").await.is_ok() };
+        let work = work.budgeted(name, Budget::new().external_calls(severity(0)));
+        let count = move |_: &Violation| {
+            counted.fetch_add(1, Relaxed);
+        };
+        drop(work.with_reporter(count).await);
+    };
+    let said = |at: usize| {
+        let seen = events.violations().split_off(at);
+        seen.iter().map(|seen| seen.fields.get(fields::LEFT_OUT).cloned()).collect::<Vec<_>>()
+    };
+    for _ in 0..1_000 {
+        violate("storm", Limit::soft).await;
+    }
+    assert_eq!(said(0), vec![None; 10]);
+    assert_eq!(told.load(Relaxed), 1_000, "a reporter is told of each");
+
+    violate("other", Limit::soft).await;
+    violate("storm", Limit::hard).await;
+    assert_eq!(said(10), [None, None], "of another name, or severity");
+
+    tokio::time::advance(ms(1_000)).await;
+    violate("storm", Limit::soft).await;
+    violate("storm", Limit::soft).await;
+    assert_eq!(said(12), [Some(Value::Number(990)), None]);
+    assert_eq!(events.usages().len(), 1_004, "every usage is said");
 }

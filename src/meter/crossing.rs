@@ -88,8 +88,8 @@ impl Meter {
             return;
         }
         memory::aside(|| {
-            let violation = self.violation(resource, severity, observed, limit, suspect);
-            report::violation(self, &violation);
+            let make = || self.violation(resource, severity, observed, limit, suspect);
+            report::violation(self, resource, severity, make);
         });
     }
 

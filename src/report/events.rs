@@ -11,7 +11,7 @@ use crate::violation::{Cause, Severity, Title, Violation};
 
 /// The level of an event is part of its static description, hence one expansion a level.
 macro_rules! violation_event {
-    ($level:expr, $violation:expr) => {{
+    ($level:expr, $violation:expr, $left_out:expr) => {{
         let Violation { resource, severity, limit, observed, work, attributes, begun_by, place, cause } =
             $violation;
         let (statement, external, times) = match cause {
@@ -34,16 +34,17 @@ macro_rules! violation_event {
             { STATEMENT } = statement,
             { EXTERNAL } = external,
             { TIMES } = times,
+            { LEFT_OUT } = ($left_out > 0).then_some($left_out),
             "{}",
             $violation
         )
     }};
 }
 
-pub(super) fn violation(meter: &Meter, violation: &Violation) {
+pub(super) fn violation(meter: &Meter, violation: &Violation, left_out: u64) {
     inside_span(meter, || match violation.severity {
-        Severity::Soft => violation_event!(Level::WARN, violation),
-        Severity::Hard => violation_event!(Level::ERROR, violation),
+        Severity::Soft => violation_event!(Level::WARN, violation, left_out),
+        Severity::Hard => violation_event!(Level::ERROR, violation, left_out),
     });
 }
 

@@ -40,6 +40,9 @@ pub const START: &str = "start_unix_us";
 pub const GROWN: &str = "grown";
 /// How many runs that were.
 pub const RUNS: &str = "runs";
+/// How many violations of the same work, resource and severity were left out since the last event that said
+/// one; absent if none was. See [`limit_events`](super::limit_events).
+pub const LEFT_OUT: &str = "left_out";
 /// How the work ended: "ok", "error", "cut", "panicked" or "cancelled".
 pub const OUTCOME: &str = "outcome";
 /// How many limits were crossed.

@@ -1,7 +1,8 @@
 //! Where violations and usage go: `tracing` events, and a [`Reporter`] of the user's own.
 //!
 //! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN for a
-//! soft limit and at ERROR for a hard one, inside the span of the work. At the end of each unit of
+//! soft limit and at ERROR for a hard one, inside the span of the work; at most so many a second of one kind,
+//! see [`limit_events`]. At the end of each unit of
 //! work there is one event with the target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as
 //! data. Two of them go together as a pair; [`Growth`] is one that tells of memory that climbs run after
 //! run.
@@ -36,6 +37,7 @@ mod events;
 pub mod fields;
 mod growth;
 mod name;
+mod rate;
 pub(crate) mod unmeasured;
 
 use std::fmt;
@@ -47,12 +49,14 @@ use serde::Serialize;
 use crate::memory::Delta;
 use crate::meter::Meter;
 use crate::meter::table::Entry;
+use crate::resource::Resource;
 use crate::usage::Usage;
-use crate::violation::Violation;
+use crate::violation::{Severity, Violation};
 
 pub use crate::attributes::Attributes;
 pub use growth::{Climb, Growth};
 pub use name::Name;
+pub use rate::limit_events;
 
 /// Takes violations, and the usage of work that has ended, to where the user wants them.
 ///
@@ -250,12 +254,25 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// Reports a violation.
-pub(crate) fn violation(meter: &Meter, violation: &Violation) {
+/// Reports a violation, which is made only if somebody is told of it.
+pub(crate) fn violation(
+    meter: &Meter,
+    resource: Resource,
+    severity: Severity,
+    make: impl FnOnce() -> Violation,
+) {
     guarded(|| {
-        events::violation(meter, violation);
-        if let Some(reporter) = meter.reporter() {
-            reporter.violation(violation);
+        let left_out = rate::admit(meter.name(), resource, severity);
+        let reporter = meter.reporter();
+        if left_out.is_none() && reporter.is_none() {
+            return;
+        }
+        let violation = make();
+        if let Some(left_out) = left_out {
+            events::violation(meter, &violation, left_out);
+        }
+        if let Some(reporter) = reporter {
+            reporter.violation(&violation);
         }
     });
 }
