@@ -82,6 +82,7 @@ struct Rate {
 }
 
 impl Rates {
+    /// A power of two.
     const PLACES: usize = 512;
     const PROBES: usize = 8;
 
@@ -106,7 +107,8 @@ impl Rates {
 
     /// The place of this kind, taken now if need be.
     fn rate(&self, kind: u64) -> &Rate {
-        let first = usize::try_from(kind % Self::PLACES as u64).unwrap_or(0);
+        let mask = Self::PLACES.wrapping_sub(1) as u64;
+        let first = usize::try_from(kind & mask).unwrap_or(0);
         let mut places = self.places.iter().cycle().skip(first).take(Self::PROBES);
         let is_its_own = |place: &&Rate| {
             let taken = place.kind.compare_exchange(0, kind, Relaxed, Relaxed);
