@@ -7,18 +7,24 @@
 
 mod memory;
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::hint::black_box;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use futures_util::future::join;
+use bytes::Bytes;
+use futures_util::future::{FutureExt, join};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use request_budget::alloc::CountingAllocator;
 use request_budget::db::Query;
-use request_budget::{Budget, BudgetExt, ExternalExt, Usage, Violation};
+use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Usage, Violation};
 use tokio::runtime::Builder;
+use tower::{Layer, Service};
 
 use memory::{
     Count, Ledger, Op, Program, check, measured, poll_once, programs, programs_with_foreign,
@@ -37,6 +43,7 @@ fn memory_is_measured_to_the_byte_on_one_thread() {
     destructors_are_charged();
     memory_that_others_allocated_is_no_credit();
     our_own_books_cost_the_work_nothing();
+    the_box_of_a_request_is_no_memory_of_its_work();
 }
 
 /// First of all, because the first question in a process has to find out whether bytes are counted.
@@ -256,4 +263,35 @@ fn our_own_books_cost_the_work_nothing() {
     // The account of the inner work itself is memory of the outer one, while it runs.
     assert_eq!(peak, allocated);
     assert!((700..2_700).contains(&peak), "{peak} bytes");
+}
+
+/// Where there is a MongoDB client, requests and bodies lie in boxes.
+fn the_box_of_a_request_is_no_memory_of_its_work() {
+    let run = || {
+        let ledger = Ledger::new();
+        let layer = BudgetLayer::new(Budget::new()).with_reporter(ledger.clone());
+        let mut service = layer.layer(tower::service_fn(|_: http::Request<()>| async {
+            let large = [1_u8; 3_000];
+            yield_now().await;
+            let kept = black_box(Vec::<u8>::with_capacity(usize::from(large[7]) * 2_000));
+            let frames = poll_fn(move |_| {
+                drop(black_box(Vec::<u8>::with_capacity(1_000)));
+                assert!(kept.is_empty());
+                Poll::Ready(Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"body"))))
+            });
+            Ok::<_, Infallible>(http::Response::new(StreamBody::new(frames.into_stream())))
+        }));
+        let mut answer = pin!(service.call(http::Request::new(())));
+        let answer = loop {
+            if let Poll::Ready(answer) = poll_once(answer.as_mut()) {
+                break answer.unwrap();
+            }
+        };
+        assert!(poll_once(pin!(Box::pin(answer.into_body()).collect())).is_ready());
+        ledger.measured()
+    };
+    assert_eq!(run(), [Some(3_000), Some(3_000), Some(0)]);
+    let mut options = mongodb::options::ClientOptions::default();
+    request_budget::mongodb::instrument(&mut options, request_budget::mongodb::Detail::Counts);
+    assert_eq!(run(), [Some(3_000), Some(3_000), Some(0)]);
 }

@@ -16,7 +16,7 @@ pin_project! {
     /// The rest of a piece of work, in a task of its own: for as long as commands are under way, at most
     /// for the grace period.
     pub(crate) struct Detached<T> {
-        value: Option<Pin<Box<T>>>,
+        value: Pin<Box<Option<T>>>,
         poll: PollOn<T>,
         work: Option<Work>,
         outcome: Outcome,
@@ -28,7 +28,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let Some(mut work) = this.work.take() {
-                work.abandon(|| *this.value = None);
+                work.abandon(|| this.value.as_mut().set(None));
                 work.finish(*this.outcome);
             }
         }
@@ -36,10 +36,15 @@ pin_project! {
 }
 
 impl<T> Detached<T> {
-    pub(super) fn new(value: Pin<Box<T>>, poll: PollOn<T>, work: Work, outcome: Outcome) -> Self {
+    pub(super) fn new(
+        value: Pin<Box<Option<T>>>,
+        poll: PollOn<T>,
+        work: Work,
+        outcome: Outcome,
+    ) -> Self {
         work.stop_clock();
         let grace = Timer::new(work.end_of_grace());
-        Self { value: Some(value), poll, work: Some(work), outcome, grace }
+        Self { value, poll, work: Some(work), outcome, grace }
     }
 }
 
@@ -48,13 +53,14 @@ impl<T> Future for Detached<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let (Some(work), Some(value)) = (this.work, this.value) else { return Poll::Ready(()) };
+        let Some(work) = this.work else { return Poll::Ready(()) };
+        let Some(value) = this.value.as_mut().as_pin_mut() else { return Poll::Ready(()) };
         // Asked before the value is polled: it would begin its next command. The driver's pool takes a
         // connection back, and tells of it, before it hands out the next one.
         if work.poll_commands(cx).is_ready() {
             return Poll::Ready(());
         }
-        let polled = work.run(|| (this.poll)(value.as_mut(), cx));
+        let polled = work.run(|| (this.poll)(value, cx));
         // The work is asked first, as everywhere; the clock has the last word.
         if polled.is_ready() || this.grace.poll_elapsed(cx) {
             return Poll::Ready(());

@@ -21,7 +21,12 @@ pin_project! {
     #[project = HeldProjection]
     pub(crate) enum Held<T> {
         Inline { #[pin] value: T },
-        Boxed { value: Option<Pin<Box<T>>>, poll: PollOn<T>, spawn: fn(&Handle, Detached<T>) },
+        // The box outlives what is in it: it is nobody's memory but the server's.
+        Boxed {
+            value: Option<Pin<Box<Option<T>>>>,
+            poll: PollOn<T>,
+            spawn: fn(&Handle, Detached<T>),
+        },
         Done,
     }
 }
@@ -32,7 +37,7 @@ impl<T: Detachable> Held<T> {
         #[cfg(feature = "mongodb")]
         if COMMANDS_MAY_BE_UNDER_WAY.load(Relaxed) {
             let spawn = |runtime: &Handle, detached| drop(runtime.spawn(detached));
-            return Self::Boxed { value: Some(Box::pin(value)), poll, spawn };
+            return Self::Boxed { value: Some(Box::pin(Some(value))), poll, spawn };
         }
         let _ = poll;
         Self::Inline { value }
@@ -43,7 +48,7 @@ impl<T> Held<T> {
     pub(crate) fn as_ref(&self) -> Option<&T> {
         match self {
             Self::Inline { value } => Some(value),
-            Self::Boxed { value, .. } => value.as_deref(),
+            Self::Boxed { value, .. } => value.as_deref().and_then(Option::as_ref),
             Self::Done => None,
         }
     }
@@ -51,8 +56,16 @@ impl<T> Held<T> {
     pub(crate) fn as_pin_mut(self: Pin<&mut Self>) -> Option<Pin<&mut T>> {
         match self.project() {
             HeldProjection::Inline { value } => Some(value),
-            HeldProjection::Boxed { value, .. } => value.as_mut().map(Pin::as_mut),
+            HeldProjection::Boxed { value, .. } => value.as_mut()?.as_mut().as_pin_mut(),
             HeldProjection::Done => None,
+        }
+    }
+
+    /// Drops what is held.
+    pub(crate) fn clear(mut self: Pin<&mut Self>) {
+        match self.as_mut().project() {
+            HeldProjection::Boxed { value: Some(value), .. } => value.as_mut().set(None),
+            _ => self.set(Self::Done),
         }
     }
 
@@ -66,7 +79,7 @@ impl<T> Held<T> {
         {
             return spawn(&runtime, Detached::new(value, *poll, work, outcome));
         }
-        work.abandon(|| self.set(Self::Done));
+        work.abandon(|| self.clear());
         work.finish(outcome);
     }
 }

@@ -100,12 +100,12 @@ impl<B> ResponseBody<B> {
 }
 
 /// Drops the body, then reports the end, unless both were done before.
-fn end<B>(mut inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
+fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     let Some(mut work) = work.take() else { return };
     if matches!(outcome, Outcome::Cut | Outcome::Cancelled) {
         return inner.end_early(work, outcome);
     }
-    work.run(|| inner.set(Held::Done));
+    work.run(|| inner.clear());
     work.finish(outcome);
 }
 

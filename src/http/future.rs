@@ -66,7 +66,7 @@ where
             let future = this.future.as_mut().as_pin_mut();
             let polled = future.expect("there as long as the work is").poll(cx);
             if polled.is_ready() {
-                this.future.set(Held::Done);
+                this.future.as_mut().clear();
             }
             polled
         });
