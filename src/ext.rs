@@ -15,7 +15,8 @@ use crate::task::{Budgeted, TryBudgeted};
 pub trait BudgetExt: Future + Sized {
     /// Makes this future a unit of work of its own, with a name and a budget.
     ///
-    /// It starts at the first poll. Inside another unit of work it is charged to both.
+    /// It starts at the first poll. Inside another unit of work it is charged to both. Made inside one and
+    /// polled elsewhere, it keeps an account of its own and says who began it.
     ///
     /// # Errors
     ///

@@ -55,9 +55,10 @@
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
 //! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client.
 //! * [`db`]: the door for other stores.
-//! * [`task`]: background work. [`ExternalExt`]: calls to external systems.
+//! * [`task`]: background work: any future, [job runners](TaskBudgetLayer), closures, children.
+//!   [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.
-//! * [`report`]: the events, and a reporter of your own.
+//! * [`report`]: the events, a reporter of your own, and one that tells of [leaks](report::Growth).
 //!
 //! # Features
 //!

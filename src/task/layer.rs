@@ -30,7 +30,10 @@ use crate::scope::Work;
 /// # Examples
 ///
 /// With [apalis](https://docs.rs/apalis) the layer goes right around the handler, inside of what apalis
-/// itself puts there: so a job that is cut is stored as failed, and tried again as any other.
+/// itself puts there: so a job that is cut is stored as failed, and tried again as any other. Given to
+/// `WorkerBuilder::layer` instead, it is outside of that: a job that is cut is tried again by a retry layer
+/// further out, but what is stored of it in the end is that it still runs. That is so for every layer there
+/// that drops a job, timeouts among them.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
