@@ -50,7 +50,8 @@ impl Alarm {
                 .as_ref()
                 .is_none_or(|here| here.runtime != handle.id() || here.table.is_closed())
             {
-                *here = memory::aside(|| Owned::new(&handle));
+                // With the one before, of another runtime.
+                memory::aside(|| *here = Owned::new(&handle));
             }
             let table = here.as_ref()?.table.clone();
             let at = table.time_of(at);
