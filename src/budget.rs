@@ -242,6 +242,47 @@ impl Budget {
         self
     }
 
+    /// Replaces some limits for a known reason: for work that is over the usual budget, and is to be
+    /// mended.
+    ///
+    /// There is no exemption without a new limit, so that it cannot get worse meanwhile. The reason is the address of
+    /// the issue. The ratchet of `testing` lists it.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the reason is blank, or if nothing is limited instead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use request_budget::{Budget, Limit, Resource, resource::Amount};
+    ///
+    /// let web = Budget::new().queries(20).rows(1_000);
+    /// let report = web.exempt("https://github.com/acme/shop/issues/7", Budget::new().queries(150));
+    /// assert_eq!(report.limit(Resource::Queries), Some(Limit::soft(Amount::Count(150))));
+    /// assert_eq!(report.limit(Resource::Rows), Some(Limit::soft(Amount::Count(1_000))));
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "budgets are passed by value everywhere")]
+    pub fn exempt(mut self, reason: impl Into<Cow<'static, str>>, limits: Self) -> Self {
+        let reason = reason.into();
+        assert!(!reason.trim().is_empty(), "an exemption needs a reason: the address of an issue");
+        let new = limits.limits();
+        let own = Arc::make_mut(self.limits.get_or_insert_default());
+        let mut limits_any = !new.external_timeouts.is_empty();
+        for &resource in Resource::ALL.iter().filter(|resource| new.names(**resource)) {
+            own.soft[resource.index()] = new.soft(resource);
+            own.hard[resource.index()] = new.hard(resource);
+            limits_any = true;
+        }
+        assert!(limits_any, "an exemption needs a new limit");
+        for timeout in &new.external_timeouts {
+            own.external_timeouts.retain(|other| other.key != timeout.key);
+            own.external_timeouts.push(timeout.clone());
+        }
+        own.exemption = Some(reason);
+        self
+    }
+
     /// The limit on a resource, if there is one.
     #[must_use]
     pub fn limit(&self, resource: Resource) -> Option<Limit<Amount>> {
@@ -335,6 +376,9 @@ impl fmt::Debug for Budget {
         if self.limits().grace != Limits::UNLIMITED.grace {
             all.field("grace_period", &self.limits().grace);
         }
+        if let Some(reason) = self.limits().exemption.as_deref() {
+            all.field("exempt", &reason);
+        }
         all.finish()
     }
 }
@@ -353,6 +397,8 @@ pub(crate) struct Limits {
     pub(crate) grace: Duration,
     /// In place of the general timeout, for calls of one name.
     external_timeouts: Vec<NamedTimeout>,
+    /// Why these are not the usual limits.
+    exemption: Option<Cow<'static, str>>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -369,6 +415,7 @@ impl Limits {
         end_at_headers: false,
         grace: Duration::from_secs(5),
         external_timeouts: Vec::new(),
+        exemption: None,
     };
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {
@@ -389,6 +436,12 @@ impl Limits {
     pub(crate) fn external_timeout(&self, name: Key) -> u64 {
         let named = self.external_timeouts.iter().find(|timeout| timeout.key == name);
         named.map_or(self.hard(Resource::ExternalTimeout), |timeout| timeout.nanos)
+    }
+
+    /// Why these are not the usual limits.
+    #[cfg(feature = "testing")]
+    pub(crate) fn exemption(&self) -> Option<&str> {
+        self.exemption.as_deref()
     }
 
     /// Whether there is a hard limit on this resource.

@@ -154,7 +154,7 @@ mod watch {
     struct Stack {
         /// What was live when the watch began.
         base: Cell<i64>,
-        frames: [Cell<usize>; Stack::MOST],
+        frames: [Cell<usize>; Self::MOST],
         len: Cell<usize>,
     }
 

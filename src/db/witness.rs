@@ -167,7 +167,7 @@ pub(crate) fn is_by_driver() -> bool {
 }
 
 /// Whether another witness has seen the event that comes up here.
-fn is_seen() -> bool {
+pub(crate) fn is_seen() -> bool {
     #[cfg(feature = "testing")]
     return SEEN.get();
     #[cfg(not(feature = "testing"))]
@@ -182,9 +182,9 @@ thread_local! {
 /// Hands on an event that has been compared.
 #[cfg(feature = "testing")]
 pub(crate) fn seen(hand_on: impl FnOnce()) {
-    SEEN.set(true);
+    let before = SEEN.replace(true);
     hand_on();
-    SEEN.set(false);
+    SEEN.set(before);
 }
 
 /// The text in an event of sqlx: its first four words and, if that is not all, the whole of it.

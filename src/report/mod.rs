@@ -38,6 +38,8 @@ pub mod fields;
 mod growth;
 mod name;
 mod rate;
+#[cfg(feature = "testing")]
+pub(crate) mod suite;
 pub(crate) mod unmeasured;
 
 use std::fmt;
@@ -280,6 +282,8 @@ pub(crate) fn violation(
 /// Reports the end of a unit of work.
 pub(crate) fn finished(meter: &Meter, outcome: Outcome) {
     guarded(|| {
+        #[cfg(feature = "testing")]
+        suite::note(meter);
         events::usage(meter, outcome);
         if let Some(reporter) = meter.reporter() {
             reporter.finished(&Report::new(meter, outcome));

@@ -37,9 +37,16 @@ impl<F> InCurrentBudget<F> {
 
     /// Charges a future to this work.
     #[cfg(feature = "testing")]
-    pub(crate) fn of(meter: Arc<Meter>, future: F) -> Self {
-        Self { future: Some(future), meter: Some(meter) }
+    pub(crate) fn of(meter: Option<Arc<Meter>>, future: F) -> Self {
+        Self { future: Some(future), meter }
     }
+}
+
+/// Charges this to the work, if there is any.
+#[cfg(all(feature = "testing", feature = "http"))]
+pub(crate) fn within<T>(meter: &mut Option<Arc<Meter>>, piece: impl FnOnce() -> T) -> T {
+    let _entered = Entered::new(meter);
+    piece()
 }
 
 impl<F: Future> Future for InCurrentBudget<F> {

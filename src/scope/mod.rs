@@ -11,5 +11,7 @@ mod work;
 
 pub(crate) use carried::Carried;
 pub use carried::InCurrentBudget;
+#[cfg(all(feature = "testing", feature = "http"))]
+pub(crate) use carried::within;
 pub(crate) use current::{checkpoint, current, usage};
 pub(crate) use work::Work;

@@ -24,13 +24,12 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
             slowest().map(explain).into_iter().collect()
         }
         Resource::Rows => {
-            let most = account.statements.iter().max_by_key(|statement| statement.rows);
+            let each = |statement: &&Statement| statement.rows.checked_div(statement.executions);
+            let most = account.statements.iter().max_by_key(each);
             let limit = |most: &Statement| {
-                format!(
-                    "`{}` gave {} rows: bound it with a LIMIT, and page",
-                    Line(&most.text),
-                    most.rows
-                )
+                let (text, rows) = (Line(&most.text), most.rows);
+                let in_all = if most.executions > 1 { " in all" } else { "" };
+                format!("`{text}` gave {rows} rows{in_all}: bound it with a LIMIT, and page")
             };
             most.map(limit).into_iter().collect()
         }

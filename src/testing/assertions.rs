@@ -22,6 +22,7 @@ impl<T> Record<T> {
     /// Panics if a limit was crossed, with all that the work did. Panics as well if a limit is named
     /// that nothing measured: see [not blind](super#not-blind).
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "budgets are passed by value everywhere")]
     pub fn assert_within(&self, budget: Budget) {
         let account = self.account();
         let limits = budget.limits();
@@ -55,7 +56,7 @@ impl<T> Record<T> {
                 }
             }
         }
-        failure.panic_unless_empty(account, Location::caller());
+        failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
     /// Demands that the work executed so many statements, no more and no less.
@@ -84,7 +85,7 @@ impl<T> Record<T> {
             };
             failure.push(format!("{queries} {phrase}, expected {expected}: {by}"), advice);
         }
-        failure.panic_unless_empty(account, Location::caller());
+        failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
     /// Demands that no statement was executed more than once, whatever its values.
@@ -103,7 +104,7 @@ impl<T> Record<T> {
                 vec![advice::repeated(statement)],
             );
         }
-        failure.panic_unless_empty(account, Location::caller());
+        failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
     /// Demands that every statement passed through a metered connection.
@@ -124,7 +125,7 @@ impl<T> Record<T> {
                 vec![advice::METER.to_owned()],
             ),
         }
-        failure.panic_unless_empty(account, Location::caller());
+        failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
     /// Demands that nothing external was called.
@@ -145,7 +146,7 @@ impl<T> Record<T> {
             let advice = vec!["give the test a double of what it calls".to_owned()];
             failure.push(format!("{calls} {phrase}, expected none"), advice);
         }
-        failure.panic_unless_empty(account, Location::caller());
+        failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 }
 

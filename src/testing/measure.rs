@@ -44,7 +44,7 @@ use crate::scope::{self, InCurrentBudget};
 /// ```
 pub async fn measure<F: Future>(future: F) -> Record<F::Output> {
     let measurement = Measurement::start();
-    let output = InCurrentBudget::of(measurement.meter.clone(), future).await;
+    let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
     measurement.end(output, 0)
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Measurement {
 impl Measurement {
     pub(super) fn start() -> Self {
         let recording = Recording::start();
-        let (subscriber, tickets) = Observer::new();
+        let (subscriber, tickets) = Observer::subscriber();
         recording.subscribe(subscriber);
         // Polls are timed where they are limited.
         let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));

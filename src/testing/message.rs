@@ -41,7 +41,7 @@ impl Failure {
     }
 
     #[track_caller]
-    pub(super) fn panic_unless_empty(&self, account: &Account, caller: &Location<'_>) {
+    pub(super) fn panic_unless_empty(&self, account: &Account, what: &str, caller: &Location<'_>) {
         if self.findings.is_empty() {
             return;
         }
@@ -53,17 +53,18 @@ impl Failure {
                 Some(place) => (&*place.file, place.line),
                 None => (caller.file(), caller.line()),
             };
-            let text = self.text(account, Style::PLAIN);
+            let text = self.text(account, what, Style::PLAIN);
             println!("{}", github::error(file, line, &self.findings[0], &text));
         }
-        panic!("{}", self.text(account, Style::detect()));
+        panic!("{}", self.text(account, what, Style::detect()));
     }
 
-    pub(super) fn text(&self, account: &Account, style: Style) -> String {
+    pub(super) fn text(&self, account: &Account, what: &str, style: Style) -> String {
         let mut text = String::new();
         for finding in &self.findings {
             line(&mut text, format_args!("{}", style.bad(finding)));
         }
+        line(&mut text, format_args!("\n{}", style.head(what)));
         print(&mut text, account, style);
         if !self.advice.is_empty() {
             line(&mut text, format_args!("\n{}", style.head("advice")));
@@ -88,7 +89,7 @@ fn print(text: &mut String, account: &Account, style: Style) {
         timed("", usage.query_time),
         timed("waiting for connections ", usage.connection_wait),
     ]);
-    line(text, format_args!("\n{}{sum}", style.head("statements: ")));
+    line(text, format_args!("{}{sum}", style.head("statements: ")));
     statements(text, &account.statements, style);
     if !account.unmetered.is_empty() || usage.unmetered > 0 {
         let head = style.bad("unmetered statements: ");
@@ -132,7 +133,8 @@ fn print(text: &mut String, account: &Account, style: Style) {
     line(text, format_args!("{}{}", style.head("total: "), Time(usage.total_time)));
     if account.sight.unfinished > 0 {
         let n = account.sight.unfinished;
-        line(text, format_args!("{}", style.bad(&format!("{n} requests had not ended by then"))));
+        let requests = if n == 1 { "request" } else { "requests" };
+        line(text, format_args!("{}", style.bad(&format!("{n} {requests} had not ended by then"))));
     }
 }
 

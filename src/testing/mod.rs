@@ -6,10 +6,18 @@ mod github;
 mod measure;
 mod message;
 mod observer;
+mod ratchet;
 mod record;
+mod scaling;
+#[cfg(feature = "http")]
+mod server;
 mod site;
 mod statement;
 
 pub use measure::measure;
+pub use ratchet::{Comparison, Ratchet};
 pub use record::{CallSite, ExternalCall, Record, Statement};
+pub use scaling::{Scaling, scaling};
+#[cfg(feature = "http")]
+pub use server::{Recorder, RecorderBody, RecorderFuture, RecorderLayer, RecorderService};
 pub use site::Place;

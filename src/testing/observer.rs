@@ -49,7 +49,6 @@ static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
 #[derive(Debug)]
 pub(super) struct Tickets {
     all: Mutex<HashMap<u64, Ticket>>,
-    next: AtomicU64,
     closed: Condvar,
 }
 
@@ -69,18 +68,13 @@ thread_local! {
 
 struct Entered {
     ticket: Ticket,
-    _subscriber: DefaultGuard,
+    subscriber: DefaultGuard,
 }
 
 impl Observer {
     /// An observer around the default subscriber of this thread.
-    pub(super) fn new() -> (Dispatch, Arc<Tickets>) {
-        let tickets = Arc::new(Tickets {
-            all: Mutex::default(),
-            // Far from what any registry hands out.
-            next: AtomicU64::new(0x7b5d_9e31_0000_0001),
-            closed: Condvar::new(),
-        });
+    pub(super) fn subscriber() -> (Dispatch, Arc<Tickets>) {
+        let tickets = Arc::new(Tickets { all: Mutex::default(), closed: Condvar::new() });
         let inner = dispatcher::get_default(Dispatch::clone);
         let observer = Self { inner, tickets: tickets.clone(), this: OnceLock::new() };
         (Dispatch::new(observer), tickets)
@@ -153,7 +147,10 @@ impl Subscriber for Observer {
 
     fn event(&self, event: &Event<'_>) {
         memory::aside(|| {
-            if let Some(statement) = Statement::executed(event) {
+            // What an inner measurement has seen is charged to the outer one already.
+            if !witness::is_seen()
+                && let Some(statement) = Statement::executed(event)
+            {
                 look(&statement);
             }
         });
@@ -171,7 +168,7 @@ impl Subscriber for Observer {
                 }
                 // Seen from the thread that has taken the statement over: here its events come up.
                 if let Some(this) = self.this.get().and_then(WeakDispatch::upgrade) {
-                    let entered = Entered { ticket, _subscriber: set_default(&this) };
+                    let entered = Entered { ticket, subscriber: set_default(&this) };
                     ENTERED.with_borrow_mut(|all| all.push((id.into_u64(), entered)));
                 }
             }
@@ -186,8 +183,10 @@ impl Subscriber for Observer {
         });
         match entered {
             None => self.inner.exit(id),
-            Some(entered) => {
-                if let Some(span) = &entered.ticket.span {
+            Some(Entered { ticket, subscriber }) => {
+                // Put in place last, so taken away first.
+                drop(subscriber);
+                if let Some(span) = &ticket.span {
                     self.inner.exit(span);
                 }
             }
@@ -262,7 +261,9 @@ impl Tickets {
     }
 
     fn open(&self, ticket: Ticket) -> Id {
-        let number = self.next.fetch_add(1, Relaxed);
+        // Far from what any registry hands out.
+        static NEXT: AtomicU64 = AtomicU64::new(0x7b5d_9e31_0000_0001);
+        let number = NEXT.fetch_add(1, Relaxed);
         self.lock().insert(number, ticket);
         Id::from_u64(number)
     }

@@ -6,7 +6,14 @@
 )]
 
 mod faults;
+mod github;
+mod messages;
+mod ratchet;
+mod scaling;
+mod server;
 mod service;
+mod sight;
+mod snapshot;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

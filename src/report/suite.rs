@@ -1,0 +1,155 @@
+//! Notes what the units of work of a test suite use, for the ratchet of `testing`.
+//!
+//! Off unless a variable of the environment names a folder. Each process appends to a file of its own, a line
+//! at a time and only where a name uses more than before: tests run in many processes at once, and may crash.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{self, Delta};
+use crate::meter::Meter;
+use crate::usage::Usage;
+
+/// Names the folder in which usage is noted.
+pub(crate) const FOLDER: &str = "REQUEST_BUDGET_RATCHET";
+
+/// What is noted of a unit of work: what does not change from run to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Noted {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) queries: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) repeated_queries: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) rows: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) transactions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) external_calls: u64,
+    /// Statements that passed through no metered connection.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unmetered: u64,
+    /// Bytes at peak; 0 where they are not measured, or not wanted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) memory: u64,
+    /// Why its budget is exempt from the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exempt: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Noted {
+    fn of(usage: &Usage, exempt: Option<&str>) -> Self {
+        Self {
+            queries: usage.queries,
+            // Executed once is not repeated.
+            repeated_queries: if usage.repeated_queries > 1 { usage.repeated_queries } else { 0 },
+            rows: usage.rows,
+            transactions: usage.transactions,
+            external_calls: usage.external_calls,
+            unmetered: usage.unmetered,
+            memory: usage.memory.unwrap_or_default(),
+            exempt: exempt.map(str::to_owned),
+        }
+    }
+
+    /// The numbers, by name.
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 7] {
+        [
+            ("queries", &mut self.queries),
+            ("repeated_queries", &mut self.repeated_queries),
+            ("rows", &mut self.rows),
+            ("transactions", &mut self.transactions),
+            ("external_calls", &mut self.external_calls),
+            ("unmetered", &mut self.unmetered),
+            ("memory", &mut self.memory),
+        ]
+    }
+
+    /// Raises each number to that of the other, where that is more; whether any was.
+    pub(crate) fn raise(&mut self, mut other: Self) -> bool {
+        let mut is_news = other.exempt.is_some() && self.exempt != other.exempt;
+        if is_news {
+            self.exempt = other.exempt.take();
+        }
+        for ((_, own), (_, other)) in self.numbers().into_iter().zip(other.numbers()) {
+            is_news |= *other > *own;
+            *own = (*own).max(*other);
+        }
+        is_news
+    }
+}
+
+/// One line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) noted: Noted,
+}
+
+struct Notes {
+    file: File,
+    highest: HashMap<String, Noted>,
+}
+
+static NOTES: LazyLock<Option<Mutex<Notes>>> = LazyLock::new(|| {
+    let folder = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty())?;
+    match create(&folder) {
+        Ok(file) => Some(Mutex::new(Notes { file, highest: HashMap::new() })),
+        Err(error) => {
+            say(&error);
+            None
+        }
+    }
+});
+
+/// Notes the usage of a unit of work that has ended.
+pub(super) fn note(meter: &Meter) {
+    let Some(notes) = &*NOTES else { return };
+    memory::aside(|| {
+        let noted = Noted::of(&meter.usage(Delta::default()), meter.limits().exemption());
+        let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = notes.note(meter.name().to_string(), noted) {
+            say(&error);
+        }
+    });
+}
+
+impl Notes {
+    fn note(&mut self, name: String, noted: Noted) -> io::Result<()> {
+        let is_new = !self.highest.contains_key(&name);
+        let highest = self.highest.entry(name.clone()).or_default();
+        if !highest.raise(noted) && !is_new {
+            return Ok(());
+        }
+        let line = Line { name, noted: highest.clone() };
+        // An inline table has no line break, so a line is whole or its end is missing.
+        let mut line = toml::Value::try_from(line).map_err(io::Error::other)?.to_string();
+        line.push('\n');
+        self.file.write_all(line.as_bytes())
+    }
+}
+
+/// A file that no other process writes to.
+fn create(folder: &OsString) -> io::Result<File> {
+    fs::create_dir_all(folder)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = format!("{}-{}.usage", std::process::id(), now.as_nanos());
+    OpenOptions::new().append(true).create_new(true).open(Path::new(folder).join(name))
+}
+
+fn say(error: &io::Error) {
+    eprintln!("request-budget: usage is not noted in the folder of {FOLDER}: {error}");
+}

@@ -1,0 +1,207 @@
+//! What is seen of statements that nothing counts, and of what is around a measurement.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use futures_util::future::join_all;
+use request_budget::db::{BypassWitness, Query};
+use request_budget::sqlx::Pool;
+use request_budget::testing::measure;
+use request_budget::{Budget, BudgetExt, Usage};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{Executor, Sqlite, SqlitePool};
+use tracing::instrument::WithSubscriber;
+use tracing::{Event, Instrument, Span, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+use crate::failure;
+
+async fn pools() -> (SqlitePool, Pool<Sqlite>) {
+    let options = SqlitePoolOptions::new().max_connections(1);
+    let plain = options.connect_with(SqliteConnectOptions::new()).await.unwrap();
+    (plain.clone(), Pool::from(plain))
+}
+
+async fn execute(pool: &SqlitePool, text: &'static str) {
+    pool.execute(text).await.unwrap();
+}
+
+/// The statements that nothing counted, with how often.
+fn unmetered<T>(record: &request_budget::testing::Record<T>) -> Vec<(&str, u64)> {
+    let sum: u64 = record.unmetered().iter().map(|statement| statement.executions).sum();
+    assert_eq!(sum, record.usage().unmetered);
+    record.unmetered().iter().map(|statement| (&*statement.text, statement.executions)).collect()
+}
+
+#[tokio::test]
+async fn the_same_statement_counted_and_not() {
+    let (plain, pool) = pools().await;
+    let record = measure(async {
+        for _ in 0..3 {
+            pool.execute("SELECT 1").await.unwrap();
+        }
+        execute(&plain, "SELECT 1").await;
+        execute(&plain, "SELECT 1").await;
+        pool.execute("SELECT 1").await.unwrap();
+    });
+    let record = record.await;
+    assert_eq!((record.usage().queries, unmetered(&record)), (4, vec![("SELECT ?", 2)]));
+    // Both are there, so both count.
+    record.assert_within(Budget::new().queries(6).repeated_queries(4));
+    let said = failure(|| record.assert_within(Budget::new().queries(5)));
+    assert!(said.starts_with("6 queries, limit 5: 1 too many\n"), "{said}");
+    record.assert_queries(6);
+    let said = failure(|| record.assert_no_unmetered());
+    assert!(said.starts_with("2 statements passed through no metered connection\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn measurements_side_by_side_see_their_own() {
+    let measurements = (0..20_u64).map(|n| {
+        tokio::spawn(async move {
+            let (plain, pool) = pools().await;
+            let work = async {
+                for _ in 0..n {
+                    pool.execute("SELECT 1").await.unwrap();
+                }
+                join_all((0..n % 5).map(|_| execute(&plain, "SELECT 2"))).await;
+            };
+            let record = measure(work.budgeted("inner", Budget::new())).await;
+            assert_eq!(record.usage().queries, n);
+            let expected = if n % 5 > 0 { vec![("SELECT ?", n % 5)] } else { Vec::new() };
+            assert_eq!(unmetered(&record), expected);
+        })
+    });
+    for measurement in measurements.collect::<Vec<_>>() {
+        measurement.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_measurement_inside_a_measurement_belongs_to_both() {
+    let (plain, pool) = pools().await;
+    let outer = measure(async {
+        pool.execute("SELECT 1").await.unwrap();
+        let inner = measure(async {
+            execute(&plain, "SELECT 2").await;
+            pool.execute("SELECT 3").await.unwrap();
+        });
+        inner.await
+    });
+    let outer = outer.await;
+    assert_eq!((outer.usage().queries, outer.usage().unmetered), (2, 1));
+    assert_eq!(unmetered(&outer), [("SELECT ?", 1)]);
+    let inner = outer.into_output();
+    assert_eq!((inner.usage().queries, inner.usage().unmetered), (1, 1));
+}
+
+#[tokio::test]
+async fn streams_that_are_dropped_early_are_no_bypass() {
+    let (_, pool) = pools().await;
+    pool.execute("CREATE TABLE numbers AS VALUES (1), (2), (3)").await.unwrap();
+    let record = measure(async {
+        let mut rows = pool.fetch("SELECT 1 UNION SELECT 2");
+        assert!(rows.try_next().await.unwrap().is_some());
+        drop(rows);
+        pool.execute("SELECT 3").await.unwrap();
+    });
+    let record = record.await;
+    assert_eq!((record.usage().queries, record.usage().unmetered), (2, 0));
+}
+
+/// Keeps the events of sqlx and of the test, and the spans around them.
+#[derive(Clone, Default)]
+struct Ears(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ears {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let spans = context.event_scope(event).into_iter().flatten();
+        let spans: Vec<_> = spans.map(|span| span.name()).collect();
+        let target = event.metadata().target();
+        if target == "sqlx::query" || target == "heard" {
+            self.0.lock().unwrap().push(format!("{target} in {}", spans.join(", ")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_subscriber_of_the_test_hears_all_as_before() {
+    let ears = Ears::default();
+    // A witness of the user's own does not see double.
+    let subscriber = Registry::default().with(ears.clone()).with(BypassWitness::new());
+    let (plain, pool) = pools().await;
+    let work = async {
+        tracing::info!(target: "heard", "1");
+        execute(&plain, "SELECT 1").instrument(tracing::info_span!("inner")).await;
+        pool.execute("SELECT 2").await.unwrap();
+        let current = Span::current();
+        assert_eq!(current.metadata().map(|span| span.name()), Some("outer"));
+        tracing::info!(target: "heard", parent: &current, "2");
+        let child = tracing::info_span!(parent: &current, "child");
+        tracing::info!(target: "heard", parent: &child, "3");
+        Usage::current().unwrap().unmetered
+    };
+    let measured = async { measure(work).instrument(tracing::info_span!("outer")).await };
+    let record = measured.with_subscriber(subscriber).await;
+    assert_eq!(record.usage().queries, 1);
+    assert_eq!(unmetered(&record), [("SELECT ?", 1)]);
+    assert_eq!(record.into_output(), 1);
+    // The events of the driver are in the spans of the work, though on another thread.
+    let expected = [
+        "heard in outer",
+        "sqlx::query in inner, outer",
+        "sqlx::query in outer",
+        "heard in outer",
+        "heard in child, outer",
+    ];
+    assert_eq!(*ears.0.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_moves_the_times() {
+    let record = measure(async {
+        let query = Query::start("SELECT 1").unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop(query);
+    });
+    let record = record.await;
+    assert_eq!(record.statements()[0].time, Duration::from_secs(3));
+    record.assert_within(Budget::new().total_time(Duration::from_secs(3)));
+    let said = failure(|| record.assert_within(Budget::new().slow_query(Duration::from_secs(2))));
+    assert!(said.starts_with("3s in one statement, limit 2s: 1s too much\n"), "{said}");
+}
+
+#[test]
+fn it_needs_no_runtime() {
+    let work = measure(async { drop(Query::start("SELECT 1").unwrap()) });
+    futures_util::FutureExt::now_or_never(work).unwrap().assert_queries(1);
+}
+
+#[tokio::test]
+async fn a_panic_inside_leaves_nothing_behind() {
+    let work = tokio::spawn(measure(async {
+        drop(Query::start("SELECT 1").unwrap());
+        panic!("on purpose");
+    }));
+    drop(work.await.unwrap_err());
+    assert_eq!(Usage::current(), None);
+    measure(async {}).await.assert_queries(0);
+}
+
+#[tokio::test]
+async fn the_books_are_not_charged_to_the_work() {
+    // The first time, what the runtime and the driver keep for all is made.
+    let allocated = async |times: u64| {
+        let record = measure(async {
+            for _ in 0..times {
+                drop(Query::start("SELECT name FROM authors WHERE id = ?").unwrap());
+            }
+        });
+        record.await.usage().allocated.unwrap()
+    };
+    allocated(1).await;
+    assert_eq!(allocated(1).await, allocated(100).await);
+}
