@@ -107,6 +107,9 @@ impl Budget {
 
     /// Bytes still live when the work has ended; soft by default. Needs the
     /// [`CountingAllocator`](crate::alloc::CountingAllocator).
+    ///
+    /// For work that keeps only a little, but with each run, there is
+    /// [`Growth`](crate::report::Growth).
     pub fn retained(self, bytes: impl Into<Limit<u64>>) -> Self {
         self.count(Resource::Retained, bytes)
     }

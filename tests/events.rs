@@ -271,7 +271,8 @@ async fn work_that_began_outside_every_span_reports_outside_them() {
 }
 
 fn unix_micros() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("the clock is set").as_micros() as u64
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,11 +280,13 @@ async fn which_run_it_was_and_who_began_it_are_in_both_events() {
     let (events, _guard) = Events::listen(LevelFilter::TRACE);
     let run = Attributes::new().with("job", 7).with("queue", "high priority");
     let left_running = async { ready(()).external("mail").await.unwrap() };
+    let mut left = None;
     let request = async {
-        left_running.budgeted("send_mail", Budget::new().external_calls(0)).with_attributes(run)
+        let budget = Budget::new().external_calls(0);
+        left = Some(left_running.budgeted("send_mail", budget).with_attributes(run));
     };
-    let left_running = request.budgeted("POST /orders", Budget::new()).await.unwrap();
-    left_running.await.unwrap();
+    request.budgeted("POST /orders", Budget::new()).await.unwrap();
+    left.unwrap().await.unwrap();
 
     let field = |seen: &Seen, name| match seen.fields.get(name) {
         Some(Value::Text(text)) => text.clone(),

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 
@@ -38,12 +37,10 @@ fn told<F: Future<Output = ()>>(runs: usize, mut work: impl FnMut(usize) -> F) -
 }
 
 /// Each leaves one more buffer of so many bytes in a list that nobody empties.
-fn leak(list: &'static Mutex<Vec<Vec<u8>>>, bytes: usize) -> impl Future<Output = ()> {
-    async move {
-        yield_now().await;
-        list.lock().unwrap().push(black_box(Vec::with_capacity(bytes)));
-        yield_now().await;
-    }
+async fn leak(list: &Mutex<Vec<Vec<u8>>>, bytes: usize) {
+    yield_now().await;
+    list.lock().unwrap().push(black_box(Vec::with_capacity(bytes)));
+    yield_now().await;
 }
 
 #[test]
@@ -55,7 +52,7 @@ fn a_job_that_leaks_into_a_static_list_is_told_of() {
     assert_eq!(told.len(), 4, "{told:?}");
     assert!((15..=18).contains(&runs[0]), "{told:?}");
     // The list itself grows as well, by little.
-    let bytes = told[0].runs * 4 << 10;
+    let bytes = told[0].runs * (4 << 10);
     assert!((bytes..bytes + 2_000).contains(&told[0].bytes), "{told:?}");
 }
 

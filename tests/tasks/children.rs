@@ -28,7 +28,9 @@ async fn spawned_futures_and_closures_are_charged_to_who_began_them() {
         }
         set.spawn(async { call().unwrap() });
         set.join_all().await;
-        (future.await.unwrap(), closure.await.unwrap(), thread.join().unwrap());
+        future.await.unwrap();
+        closure.await.unwrap();
+        thread.join().unwrap();
         // Left to itself: nobody's.
         tokio::spawn(async { query("SELECT 4").unwrap() }).await.unwrap();
     };
@@ -64,7 +66,8 @@ async fn leave_running(requests: &Ledger, jobs: &Ledger) -> JoinHandle<()> {
         async move {
             let mail = async {
                 tokio::time::sleep(Duration::from_secs(60)).await;
-                (call().unwrap(), call().unwrap());
+                call().unwrap();
+                call().unwrap();
             };
             let mail = mail.budgeted("send_mail", Budget::new().external_calls(1));
             let mail = mail.with_reporter(jobs);

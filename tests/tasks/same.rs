@@ -1,5 +1,7 @@
 //! The same misbehaving code, run as a request and as a job, gives the same numbers and violations.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +136,7 @@ async fn run(program: Arc<[Step]>) -> Result<(), Cut> {
                 Ok(())
             }
             Step::Leak(bytes) => {
-                std::mem::forget(black_box(Vec::<u8>::with_capacity(bytes)));
+                black_box(Vec::<u8>::with_capacity(bytes)).leak();
                 Ok(())
             }
             Step::Use(bytes) => {
@@ -213,11 +215,19 @@ fn check<S: Strategy>(
 #[test]
 fn the_same_code_as_a_request_and_as_a_job_gives_the_same_account() {
     let work = (vec(step(), 0..25), budget());
+    let seen = RefCell::new((HashSet::new(), HashSet::new()));
     check(1_500, work, |(program, budget)| {
         let program = program.into();
         let request = as_request(&program, &budget);
+        let mut so_far = seen.borrow_mut();
+        so_far.0.insert(request.0);
+        so_far.1.extend(request.2.iter().map(|violation| (violation.resource, violation.severity)));
         prop_assert_eq!(&request, &as_task(&program, &budget));
         prop_assert_eq!(&request, &as_job(&program, &budget));
         Ok(())
     });
+    // Else equality would say little.
+    let (outcomes, violations) = seen.into_inner();
+    assert_eq!(outcomes, HashSet::from([Outcome::Ok, Outcome::Error, Outcome::Cut]));
+    assert_eq!(violations.len(), 12 * 2 + 2, "{violations:?}");
 }
