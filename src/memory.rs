@@ -13,11 +13,23 @@ mod absent {
     #[derive(Debug, Clone, Copy, Default)]
     pub(crate) struct Sample;
 
+    impl Sample {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+    }
+
     #[derive(Debug, Clone, Copy, Default)]
     pub(crate) struct Delta {
         pub(crate) allocated: u64,
         pub(crate) net: i64,
         pub(crate) peak: u64,
+    }
+
+    impl Delta {
+        pub(crate) fn is_nothing(&self) -> bool {
+            true
+        }
     }
 
     pub(crate) fn start() -> (Sample, i64) {

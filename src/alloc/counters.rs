@@ -65,6 +65,11 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    pub(crate) const fn new() -> Self {
+        Self { allocated: 0, freed: 0 }
+    }
+
+    #[inline]
     fn net(self) -> i64 {
         self.allocated.wrapping_sub(self.freed).cast_signed()
     }
@@ -80,7 +85,15 @@ pub(crate) struct Delta {
     pub(crate) peak: u64,
 }
 
+impl Delta {
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.allocated == 0 && self.net == 0
+    }
+}
+
 /// Starts a stretch: returns where it starts, and the peak of the enclosing stretch so far.
+#[inline]
 pub(crate) fn start() -> (Sample, i64) {
     THREAD
         .try_with(|thread| {
@@ -91,6 +104,7 @@ pub(crate) fn start() -> (Sample, i64) {
 }
 
 /// What has been counted since the start of the stretch.
+#[inline]
 pub(crate) fn since(start: Sample) -> Delta {
     THREAD
         .try_with(|thread| {
@@ -107,6 +121,7 @@ pub(crate) fn since(start: Sample) -> Delta {
 }
 
 /// Ends a stretch inside another one, whose peak so far was this.
+#[inline]
 pub(crate) fn resume(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
 }

@@ -63,6 +63,7 @@ impl Alarm {
     }
 
     /// Whether all is as it was set: it has not rung, and would wake this task.
+    #[inline]
     pub(super) fn is_waiting_for(&self, waker: &Waker) -> bool {
         self.at > self.table.rung.load(Relaxed) && self.waker.will_wake(waker)
     }

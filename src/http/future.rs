@@ -62,16 +62,24 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let work = this.work.as_mut().expect("not polled again after it was done");
-        let polled = work.run(|| {
+        // Handed out only when it is there: an answer is large, and most polls have none.
+        let mut answer = None;
+        work.run(|| {
             let future = this.future.as_mut().as_pin_mut();
-            let polled = future.expect("there as long as the work is").poll(cx);
-            if polled.is_ready() {
+            if let Poll::Ready(ready) = future.expect("there as long as the work is").poll(cx) {
+                answer = Some(ready);
                 this.future.as_mut().clear();
             }
-            polled
         });
-        let cut = match (work.cut(polled.is_ready()), polled) {
-            (None, Poll::Ready(answer)) => {
+        let cut = match (work.cut(answer.is_some()), answer) {
+            (None, None) => match this.timer.poll_elapsed(cx) {
+                true => work.time_is_up(),
+                false => match work.poll_cut(cx) {
+                    Some(cut) => cut,
+                    None => return Poll::Pending,
+                },
+            },
+            (None, Some(answer)) => {
                 let work = this.work.take().expect("taken only here");
                 return Poll::Ready(answered(answer, work, *this.is_head));
             }
@@ -80,13 +88,6 @@ where
                 work.run(|| drop(answer));
                 cut
             }
-            (None, Poll::Pending) => match this.timer.poll_elapsed(cx) {
-                true => work.time_is_up(),
-                false => match work.poll_cut(cx) {
-                    Some(cut) => cut,
-                    None => return Poll::Pending,
-                },
-            },
         };
         let work = this.work.take().expect("taken where the answer is there");
         this.future.end_early(work, Outcome::Cut);

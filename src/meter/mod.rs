@@ -72,6 +72,8 @@ pub(crate) struct Meter {
     abandoned: AtomicBool,
     /// The limits on the wall time have been checked, for good.
     timeless: AtomicBool,
+    /// Asked on each poll, hence kept.
+    times_polls: AtomicBool,
     #[cfg(feature = "testing")]
     recording: Option<Arc<recording::Recording>>,
 }
@@ -104,6 +106,7 @@ pub(crate) enum Suspect {
 
 impl Meter {
     pub(crate) fn new(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
+        let times_polls = budget.limits().names(Resource::PollTime);
         Self {
             budget,
             name,
@@ -130,6 +133,7 @@ impl Meter {
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             timeless: AtomicBool::new(false),
+            times_polls: AtomicBool::new(times_polls),
             #[cfg(feature = "testing")]
             recording: None,
         }
@@ -182,6 +186,14 @@ impl Meter {
     /// Settles inside which work this one runs. Only the first call counts.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
         self.parent.get_or_init(|| parent);
+        let times_polls = self.chain().any(|meter| meter.limits().names(Resource::PollTime));
+        self.times_polls.store(times_polls, Relaxed);
+    }
+
+    /// Whether this work, or one that it runs inside, limits the time of polls.
+    #[inline]
+    pub(crate) fn times_polls(&self) -> bool {
+        self.times_polls.load(Relaxed)
     }
 
     /// This account and all that it is charged to as well, from the inside out.
@@ -229,6 +241,7 @@ impl Meter {
     }
 
     /// The crossing of a hard limit that ends the work.
+    #[inline]
     pub(crate) fn cut(&self) -> Option<&Cut> {
         self.cut.get()
     }
@@ -240,6 +253,7 @@ impl Meter {
 
     /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
     /// will be woken by one that comes up elsewhere.
+    #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.is_shared.load(Relaxed) {
             *self.waker() = Some(cx.waker().clone());

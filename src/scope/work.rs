@@ -94,6 +94,7 @@ impl Work {
     /// The hard limit that ends the work now that a piece of it has run.
     ///
     /// A finished answer stands, unless it was made without something that was refused.
+    #[inline]
     pub(crate) fn cut(&self, finished: bool) -> Option<Cut> {
         let meter = self.meter.as_ref()?;
         let cut = meter.cut()?;
@@ -102,6 +103,7 @@ impl Work {
 
     /// The hard limit that ends the work while it waits, crossed by a task that it has spawned; if there is
     /// none yet, that one will wake this task.
+    #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<Cut> {
         self.meter.as_ref()?.poll_cut(cx).cloned()
     }
