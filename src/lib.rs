@@ -64,12 +64,13 @@
 //!
 //! * `http` (default): the layer. `axum` (default): names requests by the route that axum matched.
 //! * `alloc` (default): the counting allocator.
-//! * `mongodb`: an instrumented MongoDB client.
+//! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
+//!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `sqlx`: instrumented pools for any database of sqlx.
 //! * `witness`: finds statements that reach sqlx past the metered pools.
 //! * `full`: all of them.
 //!
-//! None changes what another one does.
+//! None changes what another one counts or cuts.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "alloc")]
