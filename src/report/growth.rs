@@ -33,7 +33,7 @@ use crate::violation::Violation;
 ///   path in a hundred as well.
 /// * Not seen: a job that also frees, each time, as much as it leaks of what **others** allocated: rows from
 ///   the worker thread of sqlx's SQLite driver, arguments that the runner made.
-/// * Not seen: what threads and tasks allocate that were not carried along.
+/// * Not seen: a response body that the server has taken; what threads and tasks allocate that were not carried along.
 /// * Told though it is none: a cache that is filled by more runs than are let pass, up to its size; and
 ///   memory that is freed outside of the work, as by the receiver of a channel, which looks the same
 ///   from here as memory that is never freed. Raise the bounds there, or do not watch it.

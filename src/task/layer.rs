@@ -33,7 +33,8 @@ use crate::scope::Work;
 /// itself puts there: so a job that is cut is stored as failed, and tried again as any other. Given to
 /// `WorkerBuilder::layer` instead, it is outside of that: a job that is cut is tried again by a retry layer
 /// further out, but what is stored of it in the end is that it still runs. That is so for every layer there
-/// that drops a job, timeouts among them.
+/// that drops a job, timeouts among them. What catches the panics of jobs, and fails them, goes right
+/// around this layer for the same reason; they are reported here before.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use apalis::prelude::{
-    BoxDynError, MemoryStorage, Task, TaskBuilder, TaskId, TaskSink, WorkerBuilder, WorkerContext,
-    task_fn,
+    Attempt, BoxDynError, MemoryStorage, RetryPolicy, Task, TaskBuilder, TaskId, TaskSink,
+    WorkerBuilder, WorkerBuilderExt, WorkerContext, task_fn,
 };
 use request_budget::db::sqlx::Pool;
 use request_budget::report::{Attributes, Outcome};
@@ -162,6 +162,36 @@ async fn a_set_of_tasks_can_hold_units_of_work_and_be_aborted() {
 fn describe(job: &Task<u64>) -> Attributes {
     let id = job.task_id().map(ToString::to_string).unwrap_or_default();
     Attributes::new().with("job", id).with("attempt", job.attempt() + 1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_apalis_tries_again_by_itself_is_told_by_its_attempt() {
+    async fn handle(_: u64, attempt: Attempt, worker: WorkerContext) -> Result<(), BoxDynError> {
+        query("SELECT 1")?;
+        match attempt.current() {
+            1 => std::future::pending().await,
+            2 => Err("fails as well".into()),
+            _ => Ok(worker.stop()?),
+        }
+    }
+
+    let ledger = Ledger::default();
+    let mut storage = MemoryStorage::new();
+    storage.push_task(TaskBuilder::new(0).task_id(TaskId::from_int(7)).build()).await.unwrap();
+    let layer = TaskBudgetLayer::new("sync", Budget::new().total_time(ms(100)))
+        .with_attributes(describe)
+        .with_reporter(ledger.clone());
+    let handler = layer.layer(task_fn::<_, u64, (Attempt, WorkerContext)>(handle));
+    let worker = WorkerBuilder::new("worker").backend(storage).retry(RetryPolicy::retries(5));
+    worker.build(handler).run().await.unwrap();
+
+    let ends = ledger.ends();
+    let told: Vec<_> = ends.iter().map(|end| (end.attributes.to_string(), end.outcome)).collect();
+    let expected = [Outcome::Cut, Outcome::Error, Outcome::Ok];
+    let expected = (1..).zip(expected).map(|(n, outcome)| (format!("job=7 attempt={n}"), outcome));
+    assert_eq!(told, expected.collect::<Vec<_>>());
+    let [violation] = &ledger.violations()[..] else { panic!("one violation") };
+    assert_eq!(violation.attributes, ends[0].attributes);
 }
 
 #[tokio::test]

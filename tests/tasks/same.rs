@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use proptest::collection::vec;
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use request_budget::db::Query;
 use request_budget::report::Outcome;
-use request_budget::task::TaskBudgetLayer;
+use request_budget::task::{Blocking, TaskBudgetLayer};
 use request_budget::{Budget, BudgetExt, BudgetLayer, Cut, ExternalExt, Limit, Usage, Violation};
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
@@ -201,6 +202,19 @@ fn as_job(program: &Arc<[Step]>, budget: &Budget) -> Account {
     account(&ledger)
 }
 
+fn as_closure(program: &Arc<[Step]>, budget: &Budget) -> Account {
+    let ledger = Ledger::default();
+    runtime().block_on(async {
+        let work = Blocking::new("work", budget.clone()).with_reporter(ledger.clone());
+        let run = || run(Arc::clone(program)).now_or_never().expect("it does not wait");
+        drop(work.run(run).map(|_| ()));
+    });
+    let (outcome, usage, violations) = account(&ledger);
+    // A closure may return anything; what that means is not known here.
+    let outcome = if outcome == Outcome::Ok { Outcome::Error } else { outcome };
+    (outcome, usage, violations)
+}
+
 fn check<S: Strategy>(
     cases: u32,
     strategy: S,
@@ -210,6 +224,19 @@ fn check<S: Strategy>(
     if let Err(failure) = TestRunner::new(config).run(&strategy, test) {
         panic!("{failure}");
     }
+}
+
+#[test]
+fn the_same_code_that_does_not_wait_gives_the_same_account_as_a_closure() {
+    let waits = |step: &Step| matches!(step, Step::Call(..) | Step::Sleep(_) | Step::Yield);
+    let work = (vec(step(), 0..25), budget());
+    check(500, work, |(program, budget)| {
+        let program = program.into_iter().filter(|step| !waits(step)).collect();
+        let (outcome, usage, violations) = as_request(&program, &budget);
+        let outcome = if outcome == Outcome::Ok { Outcome::Error } else { outcome };
+        prop_assert_eq!((outcome, usage, violations), as_closure(&program, &budget));
+        Ok(())
+    });
 }
 
 #[test]
