@@ -483,6 +483,33 @@ mod tests {
     }
 
     #[test]
+    fn an_exemption_replaces_what_it_limits_and_keeps_the_rest() {
+        let web = Budget::new().queries(Limit::soft(20).and_hard(200)).rows(5);
+        let exempt = web.exempt("issue 7", Budget::new().queries(50));
+        assert_eq!(exempt.limit(Resource::Queries), Some(Limit::soft(Amount::Count(50))));
+        assert_eq!(exempt.limit(Resource::Rows), Some(Limit::soft(Amount::Count(5))));
+        assert!(format!("{exempt:?}").ends_with("exempt: \"issue 7\" }"), "{exempt:?}");
+        let wider = Budget::new().external_timeout_for("mail", Duration::from_secs(9));
+        let exempt = Budget::new()
+            .external_timeout_for("mail", Duration::from_secs(1))
+            .exempt("issue 8", wider.clone());
+        let timeout = |budget: &Budget| budget.limits().external_timeout(Key::of("mail"));
+        assert_eq!(timeout(&exempt), timeout(&wider));
+    }
+
+    #[test]
+    #[should_panic(expected = "an exemption needs a reason")]
+    fn an_exemption_without_a_reason_is_none() {
+        drop(Budget::new().exempt(" ", Budget::new().queries(50)));
+    }
+
+    #[test]
+    #[should_panic(expected = "an exemption needs a new limit")]
+    fn an_exemption_without_a_limit_is_none() {
+        drop(Budget::new().queries(1).exempt("issue 7", Budget::new()));
+    }
+
+    #[test]
     fn zero_is_a_limit() {
         let budget = Budget::new().queries(0);
         assert_eq!(budget.limit(Resource::Queries), Some(Limit::soft(Amount::Count(0))));

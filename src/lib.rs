@@ -58,6 +58,7 @@
 //! * [`task`]: background work: any future, [job runners](TaskBudgetLayer), closures, children.
 //!   [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.
+//! * [`testing`]: fails CI when a request or a job uses more than it may.
 //! * [`report`]: the events, a reporter of your own, and one that tells of [leaks](report::Growth).
 //!
 //! # Features
@@ -68,6 +69,7 @@
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `sqlx`: instrumented pools for any database of sqlx.
 //! * `witness`: finds statements that reach sqlx past the metered pools.
+//! * `testing`: measurements and assertions for tests.
 //! * `full`: all of them.
 //!
 //! None changes what another one counts or cuts.

@@ -27,6 +27,10 @@ use request_budget::sqlx::{Connection, Pool, PoolConnection, Transaction};
 use request_budget::task::{
     Blocking, Budgeted, Describe, JobNaming, JobPolicy, TaskBudgetService, TryBudgeted,
 };
+use request_budget::testing::{
+    CallSite, Comparison, ExternalCall, Place, Ratchet, Record, Recorder, RecorderBody,
+    RecorderFuture, RecorderLayer, RecorderService, Scaling, Statement,
+};
 use request_budget::{
     Budget, BudgetExt, BudgetLayer, Cause, Cut, ExternalExt, Limit, Resource, Severity,
     TaskBudgetLayer, Usage, Violation,
@@ -79,6 +83,14 @@ fn settings_and_findings_are_data() {
     data::<Attributes>();
     data::<Climb>();
     handle::<Growth>();
+    handle::<Record<u8>>();
+    handle::<Statement>();
+    handle::<ExternalCall>();
+    handle::<CallSite>();
+    handle::<Place>();
+    handle::<Scaling>();
+    handle::<Ratchet>();
+    handle::<Comparison>();
     copied::<Report<'_>>();
     copied::<Tally<'_>>();
     copied::<QueueTime>();
@@ -106,6 +118,11 @@ fn what_people_read_is_displayed_and_what_machines_read_is_serialised() {
     serialised::<Cause>();
     serialised::<Attributes>();
     serialised::<Climb>();
+    serialised::<Record<Opaque>>();
+    serialised::<Statement>();
+    serialised::<ExternalCall>();
+    displayed::<Place>();
+    displayed::<Comparison>();
 }
 
 #[test]
@@ -129,6 +146,9 @@ fn layers_and_services_are_handles() {
     handle::<ExternalService<()>>();
     handle::<DeadlineLayer>();
     handle::<DeadlineService<()>>();
+    handle::<Recorder>();
+    handle::<RecorderLayer>();
+    handle::<RecorderService<()>>();
     handle::<TaskBudgetLayer<&str, Budget>>();
     handle::<TaskBudgetService<(), &str, Budget>>();
     everywhere::<Blocking>();
@@ -140,6 +160,8 @@ fn layers_and_services_are_handles() {
 fn futures_and_bodies_are_what_they_wrap() {
     shared::<ResponseFuture<Opaque>>();
     shared::<ResponseBody<Opaque>>();
+    shared::<RecorderFuture<Opaque>>();
+    shared::<RecorderBody<Opaque>>();
     shared::<ExternalFuture<Opaque>>();
     shared::<External<Opaque>>();
     shared::<Budgeted<Opaque>>();
@@ -147,6 +169,8 @@ fn futures_and_bodies_are_what_they_wrap() {
     shared::<InCurrentBudget<Opaque>>();
     sent::<ResponseFuture<Local>>();
     sent::<ResponseBody<Local>>();
+    sent::<RecorderFuture<Local>>();
+    sent::<RecorderBody<Local>>();
     sent::<ExternalFuture<Local>>();
     sent::<External<Local>>();
     sent::<Budgeted<Local>>();
@@ -158,6 +182,8 @@ fn futures_and_bodies_are_what_they_wrap() {
 fn futures_and_bodies_can_be_debugged_whatever_they_wrap() {
     debugged::<ResponseFuture<Opaque>>();
     debugged::<ResponseBody<Opaque>>();
+    debugged::<RecorderFuture<Opaque>>();
+    debugged::<RecorderBody<Opaque>>();
     debugged::<ExternalFuture<Opaque>>();
     debugged::<External<Opaque>>();
     debugged::<Budgeted<Opaque>>();

@@ -1,4 +1,149 @@
-//! Measures work in tests, and demands what it may use.
+//! Fails a test when a request or a job uses more than it may.
+//!
+//! [`measure`] runs a future and records each statement, transaction and external call in it, with the place
+//! in your code that it came from. The [`Record`] has assertions; one that fails prints all of it.
+//!
+//! # Examples
+//!
+//! A request to an axum service:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use axum::{Router, body::Body, extract::State, http::Request, routing::get};
+//! use request_budget::{Budget, sqlx::Pool, testing};
+//! use sqlx::{Sqlite, SqlitePool};
+//! use tower::ServiceExt;
+//!
+//! async fn greet(State(pool): State<Pool<Sqlite>>) -> String {
+//!     sqlx::query_scalar("SELECT 'hello'").fetch_one(&pool).await.unwrap()
+//! }
+//!
+//! let pool = Pool::from(SqlitePool::connect("sqlite::memory:").await.unwrap());
+//! let app = Router::new().route("/", get(greet)).with_state(pool);
+//!
+//! let request = Request::get("/").body(Body::empty()).unwrap();
+//! let record = testing::measure(app.oneshot(request)).await;
+//! record.assert_within(Budget::new().queries(1).rows(10));
+//! record.assert_no_repeated_statements();
+//! assert_eq!(record.into_output().unwrap().status(), 200);
+//! # }
+//! ```
+//!
+//! A job, or anything else that is a future:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
+//! use request_budget::{Budget, sqlx::Pool, testing};
+//! use sqlx::{Sqlite, SqlitePool};
+//!
+//! async fn send_invoices(pool: &Pool<Sqlite>) -> sqlx::Result<usize> {
+//!     Ok(sqlx::query("SELECT 1 UNION SELECT 2").fetch_all(pool).await?.len())
+//! }
+//!
+//! let pool = Pool::from(SqlitePool::connect("sqlite::memory:").await?);
+//! let record = testing::measure(send_invoices(&pool)).await;
+//! record.assert_queries(1);
+//! record.assert_no_external_calls();
+//! assert_eq!(record.into_output()?, 2);
+//! # Ok(()) }
+//! ```
+//!
+//! What a failure says:
+//!
+//! ```text
+//! 11 queries, limit 2: 9 too many
+//!
+//! what it did
+//! statements: 11 queries, 20 rows, 3.1ms
+//!     10x SELECT name FROM authors WHERE id = ?  <- repeated
+//!        10 rows, 2.8ms, longest 410µs
+//!        at src/posts.rs:31
+//!          called from src/handlers.rs:12
+//!      1x SELECT id, author FROM posts LIMIT ?
+//!        10 rows, 300µs
+//!        at src/handlers.rs:10
+//! memory: 12.1 KiB at peak, 0 B retained, 40.2 KiB allocated
+//! total: 3.9ms
+//!
+//! advice
+//!   * `SELECT name FROM authors WHERE id = ?` was executed 10 times: fetch all at once, by a join or `WHERE .. = ANY($1)`
+//! ```
+//!
+//! # More data, more queries?
+//!
+//! An N+1 shows without any number to be chosen: [`scaling`] measures the same work at several sizes of its data,
+//! and fails if queries grow with it.
+//!
+//! # A server and a client
+//!
+//! What a server does, it does in tasks of its own. A [`Recorder`] carries the measurement there.
+//!
+//! # Not blind
+//!
+//! Nothing passes because nobody looked. An assertion on queries fails, and says why,
+//!
+//! * when statements ran, but none of them through a metered pool or client,
+//! * when no metered pool or client exists in the process at all.
+//!
+//! Statements on plain pools of sqlx are seen while work is measured, with their places, and
+//! count as queries here. What other plain clients do is not seen. An assertion on memory
+//! fails without the [`CountingAllocator`](crate::alloc::CountingAllocator).
+//!
+//! To see them, `measure` puts a `tracing` subscriber of its own around the one that is there, which hears all as
+//! before; only its type cannot be asked for (`Dispatch::downcast_ref`, which some layers that
+//! export traces need). It sees the events of sqlx whatever the filter of that one; not if the
+//! logging of statements is switched off in the options of the pool.
+//!
+//! # Snapshots
+//!
+//! A [`Record`] is `Serialize`, with what is the same in each run. With `insta`, any change
+//! to the queries of a request is a diff to be reviewed:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! # use request_budget::{db::Query, testing};
+//! let work = async { drop(Query::start("GET user:*")) };
+//! let record = testing::measure(work).await;
+//! insta::assert_json_snapshot!(record, @r#"
+//! {
+//!   "queries": 1,
+//!   "rows": 0,
+//!   "transactions": 0,
+//!   "statements": [
+//!     {
+//!       "text": "GET user:*",
+//!       "executions": 1,
+//!       "rows": 0
+//!     }
+//!   ],
+//!   "external_calls": [],
+//!   "unmetered": []
+//! }
+//! "#);
+//! # }
+//! ```
+//!
+//! # A whole suite
+//!
+//! The [`Ratchet`] holds each request and job of all tests against a committed file.
+//!
+//! # Places
+//!
+//! The place of a statement is the line of its `.await`, with those that called it, up to where the task was
+//! spawned. Code of dependencies and of the standard library is left out. Needs debug info:
+//! `debug = "line-tables-only"` is enough, and tests have it unless a profile says otherwise. The place of
+//! memory is where the work was at its peak, if that was more than 64 KiB.
+//!
+//! On GitHub, where `GITHUB_ACTIONS` is `true`, a failure is also printed as an annotation of the line.
+//! Colour is used where standard error is a terminal, unless `NO_COLOR` is set.
+//!
+//! # Performance
+//!
+//! Not for production: each statement of measured work costs some microseconds for its place, and the events of
+//! sqlx are made, whose texts are part of the memory of the work (not with SQLite, which makes them on another
+//! thread). Places are looked up only to be printed, which takes about a second in the first failing test. That look-up
+//! happens in the measured work where it asks for `tracing::Span::current()` by itself, or has SQLite execute an unmetered
+//! statement.
 
 mod advice;
 mod assertions;

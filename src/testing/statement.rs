@@ -112,7 +112,10 @@ fn fold_lists(pieces: &[Piece]) -> Vec<Piece> {
                 folded.extend_from_slice(space);
                 folded.push(open.clone());
                 folded.extend(distinct(&items));
-                rest = &inner[length..];
+                rest = match &inner[length..] {
+                    [Piece::Space, close @ ..] => close,
+                    close => close,
+                };
             }
         }
     }

@@ -13,6 +13,7 @@ mod mongo;
 mod mongo_cut;
 mod postgres;
 mod sql;
+mod testing;
 
 use std::env;
 
@@ -29,6 +30,7 @@ fn main() {
     bypass::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
+    testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
 

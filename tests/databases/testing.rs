@@ -1,0 +1,181 @@
+//! Measurements on real servers: statements, their places, and what nobody counted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use futures_util::TryStreamExt;
+use futures_util::future::Either;
+use mongodb::bson::{Document, doc};
+use request_budget::mongodb::{Client, Detail};
+use request_budget::sqlx::Pool;
+use request_budget::testing::{Record, Statement, measure};
+use request_budget::{Budget, Usage};
+use sqlx::{Executor, MySqlPool, PgPool};
+
+use crate::{Suite, with_runtime};
+
+pub(crate) fn tests(suite: &mut Suite) {
+    suite.with_server(
+        "REQUEST_BUDGET_POSTGRES_URL",
+        &[("testing_statements_of_postgres", postgres), ("testing_early_ends_on_postgres", early)],
+    );
+    suite.with_server("REQUEST_BUDGET_MYSQL_URL", &[("testing_statements_of_mariadb", mariadb)]);
+    suite.with_server(
+        "REQUEST_BUDGET_MONGODB_URL",
+        &[("testing_commands_of_mongodb", mongodb), ("testing_counts_of_mongodb", counts)],
+    );
+}
+
+/// Each text with its executions, its rows, and the line that it came from.
+fn list(statements: &[Statement]) -> Vec<(&str, u64, u64, u32)> {
+    let list = |statement: &Statement| {
+        let place = statement.sites()[0].places[0].clone();
+        assert_eq!(place.file, "tests/databases/testing.rs");
+        place.line
+    };
+    statements.iter().map(|s| (&*s.text, s.executions, s.rows, list(s))).collect()
+}
+
+fn failure<T>(record: &Record<T>, budget: Budget) -> String {
+    let assertion = AssertUnwindSafe(|| record.assert_within(budget));
+    *catch_unwind(assertion).expect_err("it is over").downcast().expect("a message")
+}
+
+fn postgres(url: &str) {
+    const METERED: u32 = line!() + 6;
+    const PLAIN: u32 = line!() + 8;
+    with_runtime(2, async {
+        let plain = PgPool::connect(url).await.expect("connects");
+        let pool = Pool::from(plain.clone());
+        let metered = async |sql: &'static str| {
+            pool.fetch_all(sql).await.expect("it is a good statement").len()
+        };
+        let bypass = async |sql: &'static str| {
+            plain.fetch_all(sql).await.expect("it is a good statement").len()
+        };
+        let record = measure(async {
+            metered("SELECT 'a', $tag$b$tag$ -- why").await;
+            metered("SELECT n FROM generate_series(1, 3) n WHERE n IN (1, 2, 3)").await;
+            metered("SELECT n FROM generate_series(1, 7) n WHERE n IN (5, 6)").await;
+            bypass("SELECT 'c', 'd'").await;
+            bypass("SELECT 'e', 'f', 'g'").await;
+            bypass("SELECT 'h', 'i', 'j'").await;
+            let mut tx = pool.begin().await.expect("begins");
+            tx.execute("SELECT 1, 2, 3, 4").await.expect("it is a good statement");
+            tx.commit().await.expect("commits");
+        });
+        let record = record.await;
+        let statements = list(record.statements());
+        let series = "SELECT n FROM generate_series(?, ?) n WHERE n IN (?)";
+        assert_eq!(
+            statements[..2],
+            [("SELECT ?, ?", 1, 1, METERED), ("SELECT ?, ?, ?, ?", 1, 0, statements[1].3)]
+        );
+        assert_eq!(statements[2..], [(series, 2, 5, METERED)]);
+        let unmetered = list(record.unmetered());
+        assert_eq!(unmetered, [("SELECT ?, ?", 1, 0, PLAIN), ("SELECT ?, ?, ?", 2, 0, PLAIN)]);
+        assert_eq!((record.usage().queries, record.usage().unmetered), (4, 3));
+        record.assert_queries(7);
+        let said = failure(&record, Budget::new().transactions(0));
+        assert!(said.starts_with("1 transaction, limit 0: 1 too many\n"), "{said}");
+        assert!(said.contains("transactions: 1\n       at tests/databases/testing.rs:"), "{said}");
+    });
+}
+
+/// Streams and statements that are given up are no bypass, though the driver tells of them when they are
+/// dropped.
+fn early(url: &str) {
+    with_runtime(0, async {
+        let pool = Pool::from(PgPool::connect(url).await.expect("connects"));
+        let record = measure(async {
+            let mut rows = pool.fetch("SELECT generate_series(1, 100000)");
+            assert!(rows.try_next().await.expect("there are rows").is_some());
+            drop(rows);
+            let slow = pool.execute("SELECT pg_sleep(2)");
+            let is_sent = async {
+                while Usage::current().is_some_and(|usage| usage.queries < 2) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let first = futures_util::future::select(slow, Box::pin(is_sent)).await;
+            assert!(matches!(first, Either::Right(_)), "it is given up in the middle");
+            drop(first);
+            pool.execute("SELECT 1").await.expect("it is a good statement");
+        });
+        let record = record.await;
+        assert_eq!((record.usage().queries, record.usage().unmetered), (3, 0));
+        assert_eq!(record.unmetered().len(), 0);
+    });
+}
+
+fn mariadb(url: &str) {
+    const METERED: u32 = line!() + 6;
+    with_runtime(0, async {
+        let plain = MySqlPool::connect(url).await.expect("connects");
+        let pool = Pool::from(plain.clone());
+        let record = measure(async {
+            for sql in ["SELECT \"eve\", 1 # who", "SELECT 'adam', 2"] {
+                pool.execute(sql).await.expect("it is a good statement");
+            }
+            plain.execute("SELECT 1").await.expect("it is a good statement");
+        });
+        let record = record.await;
+        assert_eq!(list(record.statements()), [("SELECT ?, ?", 2, 0, METERED)]);
+        assert_eq!(record.unmetered().len(), 1);
+        assert_eq!((record.usage().queries, record.usage().unmetered), (2, 1));
+    });
+}
+
+async fn ask(client: &Client) {
+    let items = client.database("testing").collection::<Document>("items");
+    items.delete_many(doc! {}).await.expect("it is a good command");
+    let documents = (0..5).map(|n| doc! { "n": n });
+    items.insert_many(documents).await.expect("it is a good command");
+    for n in 0..3 {
+        items.find_one(doc! { "n": n }).await.expect("it is a good command");
+    }
+}
+
+fn mongodb(url: &str) {
+    const FIND: u32 = line!() - 5;
+    for workers in [0, 2] {
+        with_runtime(workers, async {
+            let options =
+                mongodb::options::ClientOptions::parse(url).await.expect("a good address");
+            let client = Client::with_detail(options, Detail::Commands).expect("a client");
+            let record = measure(ask(&client)).await;
+            let found = list(record.statements());
+            let texts: Vec<_> =
+                found.iter().map(|(text, times, rows, _)| (*text, *times, *rows)).collect();
+            let expected = [
+                ("delete items [{q: {}, limit: ?}]", 1, 0),
+                ("find items {n: ?}", 3, 3),
+                ("insert items", 1, 0),
+            ];
+            assert_eq!(texts, expected);
+            assert_eq!(found[1].3, FIND);
+            let repeated = Budget::new().repeated_queries(2);
+            let said = failure(&record, repeated);
+            assert!(said.starts_with("3 executions of the same statement, limit 2: 1 too many\n"));
+            assert!(
+                said.contains(
+                    "`find items {n: ?}` was executed 3 times: fetch all at once, by `$in`"
+                ),
+                "{said}"
+            );
+            assert!(record.statements()[1].time > std::time::Duration::ZERO);
+        });
+    }
+}
+
+/// Without the details the commands have no names, but their places.
+fn counts(url: &str) {
+    with_runtime(0, async {
+        let client = Client::with_uri_str(url).await.expect("a client");
+        let record = measure(ask(&client)).await;
+        assert_eq!(record.usage().queries, 5);
+        let [all] = record.statements() else { panic!("one for all") };
+        assert_eq!(all.executions, 5);
+        let sites = all.sites();
+        assert_eq!(sites.iter().map(|site| site.times).collect::<Vec<_>>(), [3, 1, 1]);
+    });
+}
