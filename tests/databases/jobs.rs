@@ -95,11 +95,13 @@ async fn over_their_time(url: &str, queue: &str) {
     }
     storage(&reports).push(30).await.expect("pushes");
 
+    // Of its own in each process: the queue takes a worker of the same name for one that lives.
+    let worker = |queue: &str| format!("{queue}_{}", std::process::id());
     let often = Duration::from_millis(20);
     let budget = Budget::new().queries(5).total_time(Duration::from_millis(300));
     let layer =
         TaskBudgetLayer::new("mail", budget).with_attributes(describe).with_reporter(seen.clone());
-    let mails_done = WorkerBuilder::new(format!("{mails}_worker"))
+    let mails_done = WorkerBuilder::new(worker(&mails))
         .backend(queue.poll_with_interval(often))
         .data(pool.clone())
         .on_event(stop_after(5))
@@ -108,7 +110,7 @@ async fn over_their_time(url: &str, queue: &str) {
     let layer = TaskBudgetLayer::new("report", Budget::new().repeated_queries(10))
         .with_attributes(describe)
         .with_reporter(seen.clone());
-    let reports_done = WorkerBuilder::new(format!("{reports}_worker"))
+    let reports_done = WorkerBuilder::new(worker(&reports))
         .backend(storage(&reports).poll_with_interval(often))
         .data(pool)
         .on_event(stop_after(1))
