@@ -6,6 +6,7 @@
 #[cfg(feature = "testing")]
 mod present {
     use std::cell::Cell;
+    use std::fmt;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
     use std::sync::{Arc, Mutex, OnceLock, PoisonError};
     use std::time::Duration;
@@ -125,8 +126,14 @@ mod present {
     }
 
     /// Where in the program something was done: the instructions on the stack, not looked up yet.
-    #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+    #[derive(Clone, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Site(pub(crate) Arc<[usize]>);
+
+    impl fmt::Debug for Site {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "Site({} frames)", self.0.len())
+        }
+    }
 
     impl Site {
         /// Deeper stacks than this are those of the runtime.
@@ -285,7 +292,7 @@ mod absent {
     }
 
     #[derive(Debug, Clone, Copy, Default)]
-    pub(crate) struct Recorded;
+    pub(crate) struct Recorded(());
 
     impl Recorded {
         #[cfg(feature = "mongodb")]
@@ -301,7 +308,7 @@ mod absent {
 
     impl Meter {
         pub(crate) fn record(&self, _: Kind, _: Option<&str>) -> Recorded {
-            Recorded
+            Recorded(())
         }
     }
 

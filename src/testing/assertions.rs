@@ -6,6 +6,7 @@ use super::advice;
 use super::message::{self, Failure};
 use super::record::{Account, Record};
 use crate::budget::Budget;
+use crate::key::Key;
 use crate::report::unmeasured;
 use crate::resource::{Amount, Resource};
 use crate::time::nanos;
@@ -54,6 +55,15 @@ impl<T> Record<T> {
                 Err(Unknown::Not(why)) => {
                     failure.push(format!("the budget limits {resource}, but {why}"), Vec::new());
                 }
+            }
+        }
+        for call in &account.external_calls {
+            let timeout = limits.external_timeout(Key::of(&call.name));
+            let limit = timeout.min(limits.soft(Resource::ExternalTimeout));
+            if nanos(call.longest) > limit {
+                let over = over(Resource::ExternalTimeout, nanos(call.longest), limit);
+                let advice = advice::of(account, Resource::ExternalTimeout);
+                failure.push(format!("{over}: call to {:?}", call.name), advice);
             }
         }
         failure.panic_unless_empty(account, "what it did", Location::caller());
@@ -195,9 +205,8 @@ fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
         Resource::Retained => usage.retained.ok_or(Unknown::Said)?,
         Resource::ExternalCalls => usage.external_calls,
         Resource::ExternalTime => nanos(usage.external_time),
-        Resource::ExternalTimeout => {
-            nanos(account.external_calls.iter().map(|call| call.longest).max().unwrap_or_default())
-        }
+        // Each call has its own.
+        Resource::ExternalTimeout => 0,
         Resource::TotalTime | Resource::SlowRequest => nanos(usage.total_time),
         Resource::PollTime => nanos(usage.poll_time.unwrap_or_default()),
         Resource::ResponseBytes | Resource::BodyIdle => {

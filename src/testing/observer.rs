@@ -154,7 +154,8 @@ impl Subscriber for Observer {
                 look(&statement);
             }
         });
-        if self.inner.enabled(event.metadata()) {
+        // What others are interested in they have been asked for before.
+        if event.metadata().target() != witness::TARGET || self.inner.enabled(event.metadata()) {
             witness::seen(|| self.inner.event(event));
         }
     }

@@ -65,6 +65,7 @@ async fn several_limits_at_once() {
         .query_time(Duration::from_millis(4))
         .external_calls(2)
         .external_timeout(Duration::from_millis(1))
+        .external_timeout_for("mail", Duration::from_millis(10))
         .total_time(Duration::from_millis(20));
     insta::assert_snapshot!(stable(&failure(|| record.assert_within(budget))));
 }

@@ -13,9 +13,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Executor, Sqlite, SqlitePool};
 use tracing::instrument::WithSubscriber;
 use tracing::{Event, Instrument, Span, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::failure;
 
@@ -158,6 +158,39 @@ async fn the_subscriber_of_the_test_hears_all_as_before() {
         "heard in child, outer",
     ];
     assert_eq!(*ears.0.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_subscriber_inside_the_measured_work_stays_the_inner_one() {
+    let ears = Ears::default();
+    let inner = async { tracing::info!(target: "heard", "1") }.budgeted("inner", Budget::new());
+    let work = inner.with_subscriber(Registry::default().with(ears.clone()));
+    measure(work).await.into_output().unwrap();
+    assert_eq!(*ears.0.lock().unwrap(), ["heard in "]);
+    tracing::info!(target: "heard", "nobody listens any more");
+    assert_eq!(ears.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn filters_of_the_test_do_not_blind_it() {
+    let ears = Ears::default();
+    let filter = EnvFilter::new("heard=info");
+    let subscriber = Registry::default().with(ears.clone().with_filter(filter));
+    let (plain, pool) = pools().await;
+    let record = async {
+        measure(async {
+            for _ in 0..2 {
+                execute(&plain, "SELECT 1").await;
+                tracing::info!(target: "heard", "it is let through");
+                tracing::debug!(target: "heard", "it is not");
+                pool.execute("SELECT 2").await.unwrap();
+            }
+        })
+        .await
+    };
+    let record = record.with_subscriber(subscriber).await;
+    assert_eq!(unmetered(&record), [("SELECT ?", 2)]);
+    assert_eq!(*ears.0.lock().unwrap(), ["heard in "; 2]);
 }
 
 #[tokio::test(start_paused = true)]
