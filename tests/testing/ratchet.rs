@@ -1,6 +1,6 @@
 //! What a suite needs, held against a file. The suite is this very program, run again on its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
@@ -21,7 +21,7 @@ async fn suite() {
     let web = Budget::new().queries(1);
     let exempt = web.clone().exempt("https://example.org/issues/7", Budget::new().queries(50));
     let layer = BudgetLayer::new(web).with_names(|_: &http::Request<()>| "GET /posts");
-    let service = ServiceBuilder::new().layer(layer).service(service_fn(async |_| {
+    let service = ServiceBuilder::new().layer(layer).service(service_fn(|_| async {
         execute("SELECT 1", 1).await.unwrap();
         Ok::<_, std::io::Error>(http::Response::new(String::new()))
     }));
@@ -33,6 +33,7 @@ async fn suite() {
 }
 
 async fn execute(text: &str, times: u64) -> Result<(), Cut> {
+    drop(std::hint::black_box(vec![0_u8; 100_000]));
     for _ in 0..times {
         drop(Query::start(text)?);
     }
@@ -52,7 +53,7 @@ fn run(folder: &Path, times: u64) {
 
 #[test]
 fn a_later_run_that_needs_more_fails() {
-    let root = env::temp_dir().join(format!("request-budget-ratchet-{}", std::process::id()));
+    let root = empty_folder("runs");
     let runs = ["first", "second", "third"].map(|name| root.join(name));
     let file = root.join("budgets.toml");
     let ratchet = |folder: &Path| Ratchet::new(&file).with_folder(folder);
@@ -89,6 +90,47 @@ fn a_later_run_that_needs_more_fails() {
     ratchet(&runs[2]).update().unwrap();
     assert!(!ratchet(&runs[2]).check().can_be_lowered());
     fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn memory_is_compared_when_asked_for_and_may_vary() {
+    let root = empty_folder("memory");
+    let file = root.join("budgets.toml");
+    let folder = root.join("run");
+    run(&folder, 2);
+    let ratchet = Ratchet::new(&file).with_folder(&folder);
+    ratchet.update().unwrap();
+    assert!(!fs::read_to_string(&file).unwrap().contains("memory"));
+    let memory = ratchet.clone().with_memory(50);
+    memory.update().unwrap();
+    assert!(memory.check().is_within() && !memory.check().can_be_lowered());
+
+    let noted = fs::read_to_string(&file).unwrap();
+    assert!(noted.contains("memory = 100000\n"), "{noted}");
+    let changed = |change: fn(u64) -> u64| {
+        let line = |line: &str| match line.strip_prefix("memory = ") {
+            Some(bytes) => format!("memory = {}\n", change(bytes.parse().unwrap())),
+            None => format!("{line}\n"),
+        };
+        fs::write(&file, noted.lines().map(line).collect::<String>()).unwrap();
+    };
+    changed(|bytes| bytes * 7 / 10);
+    assert!(memory.check().is_within(), "half as much again is allowed");
+    changed(|bytes| bytes * 6 / 10);
+    let said = failure(|| drop(memory.check()));
+    assert!(said.contains(" memory ") && said.contains(" needs more"), "{said}");
+    assert!(ratchet.check().is_within(), "who does not ask for memory is not told");
+    changed(|bytes| bytes * 2);
+    assert!(memory.check().can_be_lowered());
+    fs::remove_dir_all(&root).unwrap();
+}
+
+/// A folder of this process.
+fn empty_folder(name: &str) -> PathBuf {
+    let name = format!("request-budget-ratchet-{}-{name}", std::process::id());
+    let folder = env::temp_dir().join(name);
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 #[test]

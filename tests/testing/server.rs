@@ -136,7 +136,9 @@ async fn a_fault_of_the_server_names_its_line() {
 async fn a_request_that_does_not_end_is_said() {
     let recorder = Recorder::new();
     let service = tower::ServiceBuilder::new().layer(recorder.layer()).service(tower::service_fn(
-        async |_: http::Request<Body>| Ok::<_, std::io::Error>(http::Response::new(Body::empty())),
+        |_: http::Request<Body>| async {
+            Ok::<_, std::io::Error>(http::Response::new(Body::empty()))
+        },
     ));
     let answer = recorder.measure(async {
         drop(Query::start("SELECT 1"));

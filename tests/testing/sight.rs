@@ -58,6 +58,25 @@ async fn the_same_statement_counted_and_not() {
     assert!(said.starts_with("2 statements passed through no metered connection\n"), "{said}");
 }
 
+#[tokio::test]
+async fn statements_that_differ_in_their_values_are_the_same() {
+    let (_, pool) = pools().await;
+    let record = measure(async {
+        for text in ["SELECT 1 WHERE 2 IN (3)", "SELECT 4 WHERE 5 IN (6, 7)", "SELECT 8, 9"] {
+            pool.execute(text).await.unwrap();
+        }
+    });
+    let record = record.await;
+    assert_eq!(record.usage().repeated_queries, 1, "as in production");
+    let said = failure(|| record.assert_within(Budget::new().repeated_queries(1)));
+    assert!(
+        said.starts_with("2 executions of the same statement, limit 1: 1 too many\n"),
+        "{said}"
+    );
+    let said = failure(|| record.assert_no_repeated_statements());
+    assert!(said.starts_with("`SELECT ? WHERE ? IN (?)` was executed 2 times\n"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn measurements_side_by_side_see_their_own() {
     let measurements = (0..20_u64).map(|n| {
@@ -211,6 +230,27 @@ async fn a_paused_clock_moves_the_times() {
 fn it_needs_no_runtime() {
     let work = measure(async { drop(Query::start("SELECT 1").unwrap()) });
     futures_util::FutureExt::now_or_never(work).unwrap().assert_queries(1);
+}
+
+#[tokio::test]
+async fn waits_for_connections_and_polls_are_timed() {
+    let (_, pool) = pools().await;
+    let record = measure(async {
+        let held = pool.acquire().await.unwrap();
+        let query = async { pool.execute("SELECT 1").await.unwrap() };
+        let release = async { drop(held) };
+        futures_util::future::join(query, release).await
+    });
+    let record = record.await;
+    let zero = Duration::ZERO;
+    let said = failure(|| record.assert_within(Budget::new().connection_wait(zero)));
+    assert!(said.contains(" waiting for connections, limit 0ns: "), "{said}");
+    assert!(said.contains("no connection was free: give the pool more, or hold each"), "{said}");
+    let said = failure(|| record.assert_within(Budget::new().poll_time(zero)));
+    assert!(
+        said.contains(" in one poll, limit 0ns: ") && said.contains("spawn_blocking"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
