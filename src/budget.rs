@@ -169,6 +169,9 @@ impl Budget {
     /// body; **hard** by default: the work is cut.
     ///
     /// The work is polled before the clock is asked, so an answer that is ready is never thrown away.
+    ///
+    /// A response body is looked at only when the server asks for its next piece, which it does not while
+    /// the client takes none: bound that by the timeouts of the server.
     pub fn total_time(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::TotalTime, limit)
     }
@@ -233,10 +236,14 @@ impl Budget {
     /// commands that are under way; 5 seconds unless set.
     ///
     /// The MongoDB driver's calls must not be dropped half way. So the answer to the client goes out at
-    /// once, and the rest of a request is polled on in a task of its own until the commands that are under
-    /// way are over; a background task that is cut ends that much later. The usage of all of it is in the
+    /// once, and the rest of a request is polled on in a task of its own until no command of its is under
+    /// way; a background task that is cut ends that much later. The usage of all of it is in the
     /// report, which comes when it is over; `total_time` stops at the cut. Then, or after this time, the work
     /// is dropped.
+    ///
+    /// A handler that does one thing after the other stops at its next command. One that runs commands side
+    /// by side begins new ones as long as others are under way, and may do all of its work, up to this time;
+    /// what is under way then is dropped half way after all.
     ///
     /// Where there is no MongoDB client of this crate, or no command is under way, the work is dropped at
     /// once.

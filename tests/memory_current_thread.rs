@@ -22,7 +22,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use request_budget::alloc::CountingAllocator;
 use request_budget::db::Query;
-use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Usage, Violation};
+use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Usage, Violation};
 use tokio::runtime::Builder;
 use tower::{Layer, Service};
 
@@ -44,6 +44,8 @@ fn memory_is_measured_to_the_byte_on_one_thread() {
     memory_that_others_allocated_is_no_credit();
     our_own_books_cost_the_work_nothing();
     the_box_of_a_request_is_no_memory_of_its_work();
+    what_could_not_be_allocated_is_not_charged();
+    a_future_carried_into_other_work_is_charged_to_its_own();
 }
 
 /// First of all, because the first question in a process has to find out whether bytes are counted.
@@ -294,4 +296,43 @@ fn the_box_of_a_request_is_no_memory_of_its_work() {
     let mut options = mongodb::options::ClientOptions::default();
     request_budget::mongodb::instrument(&mut options, request_budget::mongodb::Detail::Counts);
     assert_eq!(run(), [Some(3_000), Some(3_000), Some(0)]);
+}
+
+fn what_could_not_be_allocated_is_not_charged() {
+    let ledger = Ledger::new();
+    let work = async {
+        let mut buffer = Vec::<u8>::with_capacity(1 << 21);
+        black_box(&mut buffer).try_reserve_exact(1 << 61).unwrap_err();
+        black_box(Vec::<u8>::new()).try_reserve_exact(1 << 61).unwrap_err();
+        buffer.reserve_exact(1 << 22);
+        assert_eq!(buffer.capacity(), 1 << 22);
+    };
+    let budget = Budget::new().memory(Limit::hard(1 << 30));
+    let mut work = pin!(work.budgeted("test", budget).with_reporter(ledger.clone()));
+    assert!(matches!(poll_once(work.as_mut()), Poll::Ready(Ok(()))));
+    assert_eq!(ledger.measured(), [Some(1 << 22), Some(1 << 22), Some(0)]);
+}
+
+fn a_future_carried_into_other_work_is_charged_to_its_own() {
+    let (own, stranger) = (Ledger::new(), Ledger::new());
+    let carried = Arc::new(Mutex::new(None));
+    let owner = async {
+        let future = async { black_box(Vec::<u8>::with_capacity(1_000)).len() };
+        *carried.lock().unwrap() = Some(future.in_current_budget());
+        yield_now().await;
+    };
+    let mut owner = pin!(owner.budgeted("owner", Budget::new()).with_reporter(own.clone()));
+    assert!(poll_once(owner.as_mut()).is_pending());
+    let work = async {
+        let kept = black_box(Vec::<u8>::with_capacity(300));
+        let carried = carried.lock().unwrap().take().unwrap();
+        carried.await;
+        drop(black_box(Vec::<u8>::with_capacity(50)));
+        kept.len()
+    };
+    let mut work = pin!(work.budgeted("stranger", Budget::new()).with_reporter(stranger.clone()));
+    assert!(poll_once(work.as_mut()).is_ready());
+    assert!(poll_once(owner.as_mut()).is_ready());
+    assert_eq!(own.measured(), [Some(1_000), Some(1_000), Some(0)]);
+    assert_eq!(stranger.measured(), [Some(350), Some(350), Some(0)]);
 }

@@ -58,6 +58,10 @@ impl<A> CountingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if may_fail(layout.size()) {
+            // SAFETY: the caller promises a layout of non-zero size.
+            return counted(layout.size(), unsafe { self.inner.alloc(layout) });
+        }
         counters::allocated(layout.size());
         // SAFETY: the caller promises a layout of non-zero size.
         unsafe { self.inner.alloc(layout) }
@@ -73,6 +77,10 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if may_fail(layout.size()) {
+            // SAFETY: the caller promises a layout of non-zero size.
+            return counted(layout.size(), unsafe { self.inner.alloc_zeroed(layout) });
+        }
         counters::allocated(layout.size());
         // SAFETY: the caller promises a layout of non-zero size.
         unsafe { self.inner.alloc_zeroed(layout) }
@@ -81,6 +89,10 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if let Some(growth) = new_size.checked_sub(layout.size()) {
+            if may_fail(new_size) {
+                // SAFETY: as below.
+                return counted(growth, unsafe { self.inner.realloc(ptr, layout, new_size) });
+            }
             counters::allocated(growth);
         } else {
             counters::freed(layout.size().saturating_sub(new_size));
@@ -89,4 +101,21 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
         // one, with this layout, and that `new_size` is valid for it.
         unsafe { self.inner.realloc(ptr, layout, new_size) }
     }
+}
+
+/// Whether an allocation is so large that a program may live on without it, as after `Vec::try_reserve`.
+///
+/// Of all others it is not asked whether they were made, which leaves the wrapped allocator a tail call.
+#[inline]
+const fn may_fail(bytes: usize) -> bool {
+    bytes >= 1 << 20
+}
+
+/// Counts an allocation if it was made.
+#[cold]
+fn counted(bytes: usize, made: *mut u8) -> *mut u8 {
+    if !made.is_null() {
+        counters::allocated(bytes);
+    }
+    made
 }

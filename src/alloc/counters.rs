@@ -126,6 +126,17 @@ pub(crate) fn resume(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
 }
 
+/// Leaves a stretch that is over out of the enclosing one, whose peak before it was this; returns where the
+/// enclosing one starts then.
+pub(crate) fn leave_out(stretch: Delta, outer_start: Sample, outer_peak: i64) -> Sample {
+    let freed = stretch.allocated.wrapping_sub(stretch.net.cast_unsigned());
+    let _ = THREAD.try_with(|thread| thread.peak.set(outer_peak.wrapping_add(stretch.net)));
+    Sample {
+        allocated: outer_start.allocated.wrapping_add(stretch.allocated),
+        freed: outer_start.freed.wrapping_add(freed),
+    }
+}
+
 /// Does something of this library's own, of which the work that runs here is charged nothing.
 pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
     /// Forgets, also when unwinding, what was counted since.

@@ -41,6 +41,6 @@ pub(crate) mod witness;
 
 pub use query::Query;
 #[cfg(feature = "sqlx")]
-pub(crate) use wait::{ConnectionWait, TransactionWait};
+pub(crate) use wait::{ConnectionWait, TransactionWait, Uncounted};
 #[cfg(feature = "witness")]
 pub use witness::BypassWitness;

@@ -69,6 +69,20 @@ impl Drop for TransactionWait {
     }
 }
 
+/// Something that is not counted and not timed, but that the work may be ended in the middle of.
+pub(crate) struct Uncounted(Option<Arc<Meter>>);
+
+impl Uncounted {
+    pub(crate) fn start() -> Self {
+        Self(scope::current())
+    }
+
+    /// Whether the work that waits for it is being ended from outside.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_some_and(|meter| meter.is_abandoned())
+    }
+}
+
 struct Wait {
     meter: Option<Arc<Meter>>,
     since: Instant,

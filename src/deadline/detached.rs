@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tracing::Span;
 
 use super::Timer;
 use crate::report::Outcome;
@@ -60,7 +61,8 @@ impl<T> Future for Detached<T> {
         if work.poll_commands(cx).is_ready() {
             return Poll::Ready(());
         }
-        let polled = work.run(|| (this.poll)(value, cx));
+        let span = work.span().cloned().unwrap_or_else(Span::none);
+        let polled = work.run(|| span.in_scope(|| (this.poll)(value, cx)));
         // The work is asked first, as everywhere; the clock has the last word.
         if polled.is_ready() || this.grace.poll_elapsed(cx) {
             return Poll::Ready(());

@@ -102,19 +102,25 @@ impl<B> ResponseBody<B> {
 /// Drops the body, then reports the end, unless both were done before.
 fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     let Some(mut work) = work.take() else { return };
-    if matches!(outcome, Outcome::Cut | Outcome::Cancelled) {
+    let is_early = matches!(outcome, Outcome::Cut | Outcome::Cancelled);
+    // One side of a merged body may have failed while the other waits for its command.
+    if is_early || work.has_commands_under_way() {
         return inner.end_early(work, outcome);
     }
     work.run(|| inner.clear());
     work.finish(outcome);
 }
 
-/// Throws frames away. Another one is not asked for before something wakes the task: what has just
-/// delivered one would begin its next command.
+/// Throws frames away. Another one is asked for after the others have had their turn: the driver's pool tells
+/// by then that a command is over, and what delivered the frame would begin its next one.
 fn poll_on<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<()> {
     match body.poll_frame(cx) {
         Poll::Ready(None | Some(Err(_))) => Poll::Ready(()),
-        Poll::Ready(Some(Ok(_))) | Poll::Pending => Poll::Pending,
+        Poll::Ready(Some(Ok(_))) => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        Poll::Pending => Poll::Pending,
     }
 }
 

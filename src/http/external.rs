@@ -21,7 +21,7 @@ use crate::error::Cut;
 ///
 /// A call begins when the service is called, unless it is refused; then the client is not called. It ends
 /// when the service's future does, with HTTP clients when the response's headers are there.
-/// Reading the body is not part of it.
+/// Reading the body is not part of it, nor is waiting until the client is ready for a call (`poll_ready`).
 ///
 /// # Examples
 ///

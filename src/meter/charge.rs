@@ -13,6 +13,8 @@ use crate::error::Cut;
 use crate::memory::Delta;
 use crate::resource::Resource;
 #[cfg(feature = "mongodb")]
+use crate::scope;
+#[cfg(feature = "mongodb")]
 use crate::time::Instant;
 use crate::time::nanos;
 
@@ -115,11 +117,15 @@ impl Meter {
     /// times it until its end.
     #[cfg(feature = "mongodb")]
     pub(crate) fn begin_command(&self, id: u64) {
-        let now = Instant::now();
-        let mut own = Some((id, self.record(Kind::Shape, None)));
-        for meter in self.chain() {
+        self.settle();
+        let since = Instant::now();
+        // What a carried child began is not dropped with those to whom it is charged.
+        let held_by = self.chain().take_while(|meter| !scope::is_carried(meter)).count();
+        let recorded = self.record(Kind::Shape, None);
+        let mut own = Some(Command { id, since, key: None, held_by, recorded });
+        for (depth, meter) in self.chain().enumerate() {
             let commands = meter.commands.get_or_init(|| crate::memory::aside(Box::default));
-            commands.began(meter.started, now, own.take());
+            commands.began(meter.started, since, depth < held_by, own.take());
             meter.add(Resource::Queries, 1, Suspect::TopStatement);
         }
     }
@@ -169,12 +175,13 @@ impl Meter {
     }
 
     #[cfg(feature = "mongodb")]
-    fn charge_command(&self, commands: &InFlight, Command { since, key, recorded, .. }: Command) {
+    fn charge_command(&self, commands: &InFlight, command: Command) {
+        let Command { since, key, held_by, recorded, .. } = command;
         let time = commands.waited(self.started, since);
         recorded.add_time(time);
-        for meter in self.chain() {
+        for (depth, meter) in self.chain().enumerate() {
             if let Some(commands) = meter.commands.get() {
-                commands.ended(meter.started, since);
+                commands.ended(meter.started, since, depth < held_by);
             }
             meter.add_statement_time(key, time);
             if key.is_none() {

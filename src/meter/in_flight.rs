@@ -18,13 +18,15 @@ use crate::time::{Instant, nanos};
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     count: AtomicU64,
+    /// How many of them would be dropped with the work.
+    held: AtomicU64,
     /// The sum of the moments at which they began, in nanoseconds after the start of the work: the time
     /// of all is then the count times the present, less the sum. May wrap, like that product.
     began: AtomicU64,
     /// When the last poll began during which any was under way.
     polled: AtomicU64,
     own: Mutex<Vec<Command>>,
-    /// What waits until none is under way.
+    /// What waits until none would be dropped with the work.
     waiter: Mutex<Option<Waker>>,
     is_awaited: AtomicBool,
 }
@@ -32,20 +34,33 @@ pub(super) struct InFlight {
 /// One command under way.
 #[derive(Debug)]
 pub(super) struct Command {
-    id: u64,
+    pub(super) id: u64,
     pub(super) since: Instant,
     /// Which it is, where that is known.
     pub(super) key: Option<Key>,
+    /// How many accounts hold it, counted from the innermost.
+    pub(super) held_by: usize,
     pub(super) recorded: Recorded,
 }
 
 impl InFlight {
-    /// Notes that a command has begun; `own` is its id and record if no inner work began it.
-    pub(super) fn began(&self, origin: Instant, since: Instant, own: Option<(u64, Recorded)>) {
+    /// Notes that a command has begun; `own` is there if no inner work began it.
+    ///
+    /// It is held if the futures of this work hold it, and not a task of its own that was spawned.
+    pub(super) fn began(
+        &self,
+        origin: Instant,
+        since: Instant,
+        is_held: bool,
+        own: Option<Command>,
+    ) {
         self.began.fetch_add(after(origin, since), Relaxed);
-        self.count.fetch_add(1, SeqCst);
-        if let Some((id, recorded)) = own {
-            memory::aside(|| lock(&self.own).push(Command { id, since, key: None, recorded }));
+        self.count.fetch_add(1, Relaxed);
+        if is_held {
+            self.held.fetch_add(1, SeqCst);
+        }
+        if let Some(command) = own {
+            memory::aside(|| lock(&self.own).push(command));
         }
     }
 
@@ -77,29 +92,29 @@ impl InFlight {
     }
 
     /// Notes that a command has ended.
-    pub(super) fn ended(&self, origin: Instant, since: Instant) {
+    pub(super) fn ended(&self, origin: Instant, since: Instant, is_held: bool) {
         self.began.fetch_sub(after(origin, since), Relaxed);
-        // Sequentially consistent with `poll_none`: one of the two sees what the other has stored.
-        if self.count.fetch_sub(1, SeqCst) == 1
-            && self.is_awaited.load(SeqCst)
-            && let Some(waiter) = lock(&self.waiter).take()
-        {
-            waiter.wake();
+        self.count.fetch_sub(1, Relaxed);
+        // Sequentially consistent with `poll_none_held`: one of the two sees what the other has stored.
+        if is_held && self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
+            let waiter = lock(&self.waiter).take();
+            waiter.into_iter().for_each(Waker::wake);
         }
     }
 
+    /// Whether any would be dropped with the work.
     #[cfg(feature = "http")]
-    pub(super) fn is_empty(&self) -> bool {
-        self.count.load(Relaxed) == 0
+    pub(super) fn is_any_held(&self) -> bool {
+        self.held.load(Relaxed) > 0
     }
 
-    /// Whether none is under way; if any is, the task will be woken when none is.
-    pub(super) fn poll_none(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.count.load(SeqCst) > 0 {
+    /// Whether none would be dropped with the work; if any would, the task will be woken when none is.
+    pub(super) fn poll_none_held(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.held.load(SeqCst) > 0 {
             *lock(&self.waiter) = Some(cx.waker().clone());
             self.is_awaited.store(true, SeqCst);
         }
-        if self.count.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
+        if self.held.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Notes that a poll begins, which may be the one that finds a command done.
@@ -151,28 +166,30 @@ mod tests {
     async fn concurrent_times_add_up() {
         let (origin, all) = (Instant::now(), InFlight::default());
         let after = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
-        all.began(origin, origin, None);
+        all.began(origin, origin, true, None);
         after(2).await;
         let second = Instant::now();
-        all.began(origin, second, None);
+        all.began(origin, second, true, None);
         after(3).await;
         assert_eq!(all.time(origin), Duration::from_secs(5 + 3));
-        all.ended(origin, origin);
+        all.ended(origin, origin, true);
         assert_eq!(all.time(origin), Duration::from_secs(3));
-        all.ended(origin, second);
+        all.ended(origin, second, true);
         assert_eq!(all.time(origin), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_ends_where_the_last_poll_begins() {
         let (origin, all) = (Instant::now(), InFlight::default());
-        all.began(origin, origin, Some((7, Recorded::default())));
+        let command =
+            Command { id: 7, since: origin, key: None, held_by: 1, recorded: Recorded::default() };
+        all.began(origin, origin, true, Some(command));
         tokio::time::advance(Duration::from_secs(2)).await;
         all.polled(origin);
         tokio::time::advance(Duration::from_secs(3)).await;
         let command = all.take(7).expect("it is under way");
         assert!(all.take(7).is_none());
-        all.ended(origin, command.since);
+        all.ended(origin, command.since, true);
         assert_eq!(all.waited(origin, command.since), Duration::from_secs(2));
     }
 
@@ -190,14 +207,14 @@ mod tests {
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&woken));
         let cx = Context::from_waker(&waker);
-        assert!(all.poll_none(&cx).is_ready());
-        all.began(origin, origin, None);
-        all.began(origin, origin, None);
-        assert!(all.poll_none(&cx).is_pending());
-        all.ended(origin, origin);
+        assert!(all.poll_none_held(&cx).is_ready());
+        all.began(origin, origin, true, None);
+        all.began(origin, origin, true, None);
+        assert!(all.poll_none_held(&cx).is_pending());
+        all.ended(origin, origin, true);
         assert!(!woken.0.load(Relaxed));
-        all.ended(origin, origin);
+        all.ended(origin, origin, true);
         assert!(woken.0.load(Relaxed));
-        assert!(all.poll_none(&cx).is_ready());
+        assert!(all.poll_none_held(&cx).is_ready());
     }
 }

@@ -9,7 +9,7 @@ pub(crate) mod recording;
 pub(crate) mod table;
 
 use std::iter;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -70,6 +70,8 @@ pub(crate) struct Meter {
     waker: Mutex<Option<Waker>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
+    /// How many parts of the work are being ended from outside.
+    parts_abandoned: AtomicU32,
     /// The limits on the wall time have been checked, for good.
     timeless: AtomicBool,
     /// Asked on each poll, hence kept.
@@ -132,6 +134,7 @@ impl Meter {
             waker: Mutex::new(None),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            parts_abandoned: AtomicU32::new(0),
             timeless: AtomicBool::new(false),
             times_polls: AtomicBool::new(times_polls),
             #[cfg(feature = "testing")]
@@ -185,9 +188,28 @@ impl Meter {
 
     /// Settles inside which work this one runs. Only the first call counts.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
+        if let Some(parent) = &parent {
+            parent.share();
+        }
         self.parent.get_or_init(|| parent);
         let times_polls = self.chain().any(|meter| meter.limits().names(Resource::PollTime));
         self.times_polls.store(times_polls, Relaxed);
+    }
+
+    /// Settles what this account is charged to, if it is not yet.
+    ///
+    /// What has begun under some accounts must end under the same ones, and no parent may become the child
+    /// of its child.
+    pub(crate) fn settle(&self) {
+        for meter in self.chain() {
+            meter.parent.get_or_init(|| None);
+        }
+    }
+
+    /// Notes that other tasks may charge this account, and all that it is charged to, as well.
+    pub(crate) fn share(&self) {
+        self.settle();
+        self.chain().for_each(|meter| meter.is_shared.store(true, Relaxed));
     }
 
     /// Whether this work, or one that it runs inside, limits the time of polls.
@@ -246,11 +268,6 @@ impl Meter {
         self.cut.get()
     }
 
-    /// Notes that other tasks may charge this account as well.
-    pub(crate) fn share(&self) {
-        self.is_shared.store(true, Relaxed);
-    }
-
     /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
     /// will be woken by one that comes up elsewhere.
     #[inline]
@@ -262,10 +279,9 @@ impl Meter {
     }
 
     fn wake(&self) {
-        if self.is_shared.load(Relaxed)
-            && let Some(waker) = self.waker().take()
-        {
-            waker.wake();
+        if self.is_shared.load(Relaxed) {
+            let waker = self.waker().take();
+            waker.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -280,16 +296,28 @@ impl Meter {
     }
 
     /// Runs the destructors of a part of the work that is ended from outside.
+    ///
+    /// What other tasks of the work drop at that very moment counts as ended from outside as well.
     pub(crate) fn while_abandoned(&self, destructors: impl FnOnce()) {
-        let before = self.abandoned.swap(true, Relaxed);
+        struct Restore<'a>(&'a AtomicU32);
+
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+
+        self.parts_abandoned.fetch_add(1, Relaxed);
+        let _restore = Restore(&self.parts_abandoned);
         destructors();
-        self.abandoned.store(before, Relaxed);
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
     #[cfg(feature = "sqlx")]
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.chain().any(|meter| meter.abandoned.load(Relaxed))
+        let is_abandoned =
+            |meter: &Self| meter.abandoned.load(Relaxed) || meter.parts_abandoned.load(Relaxed) > 0;
+        self.chain().any(is_abandoned)
     }
 
     /// Whether something was refused, so that an answer made without it is not to be used.
@@ -348,7 +376,7 @@ impl Meter {
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_under_way(&self) -> bool {
         #[cfg(feature = "mongodb")]
-        return self.commands.get().is_some_and(|commands| !commands.is_empty());
+        return self.commands.get().is_some_and(|commands| commands.is_any_held());
         #[cfg(not(feature = "mongodb"))]
         false
     }
@@ -356,7 +384,7 @@ impl Meter {
     /// Whether no such command is under way; if any is, the task will be woken when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]
-        return self.commands.get().map_or(Poll::Ready(()), |commands| commands.poll_none(cx));
+        return self.commands.get().map_or(Poll::Ready(()), |commands| commands.poll_none_held(cx));
         #[cfg(not(feature = "mongodb"))]
         {
             let _ = cx;

@@ -1,7 +1,9 @@
 //! A future, or a closure, that is charged to the unit of work in which it was made, wherever it runs.
 
+use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
+use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -9,6 +11,39 @@ use pin_project_lite::pin_project;
 
 use super::current::{Entered, current};
 use crate::meter::Meter;
+
+thread_local! {
+    /// The account to which the carried future is charged that is polled here, in a task of its own.
+    static CARRIED: Cell<*const Meter> = const { Cell::new(ptr::null()) };
+}
+
+/// Whether what runs here is charged to this account, and yet is no part of its work's own future.
+#[cfg(feature = "mongodb")]
+pub(crate) fn is_carried(meter: &Meter) -> bool {
+    ptr::eq(CARRIED.get(), meter)
+}
+
+/// Carried work entered on this thread, until dropped.
+struct Borne<'a> {
+    _entered: Entered<'a>,
+    before: *const Meter,
+}
+
+impl<'a> Borne<'a> {
+    fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
+        let meter = slot.as_ref().map_or(ptr::null(), Arc::as_ptr);
+        let runs_here =
+            current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(open, meter)));
+        let carried = if runs_here { CARRIED.get() } else { meter };
+        Self { _entered: Entered::new(slot), before: CARRIED.replace(carried) }
+    }
+}
+
+impl Drop for Borne<'_> {
+    fn drop(&mut self) {
+        CARRIED.set(self.before);
+    }
+}
 
 pin_project! {
     /// The future of [`in_current_budget`](crate::BudgetExt::in_current_budget).
@@ -22,7 +57,7 @@ pin_project! {
     impl<F> PinnedDrop for InCurrentBudget<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = Entered::new(this.meter);
+            let _entered = Borne::new(this.meter);
             this.future.set(None);
         }
     }
@@ -31,7 +66,7 @@ pin_project! {
 impl<F> InCurrentBudget<F> {
     pub(crate) fn new(future: F) -> Self {
         let meter = current();
-        meter.iter().flat_map(|meter| meter.chain()).for_each(Meter::share);
+        meter.iter().for_each(|meter| meter.share());
         Self { future: Some(future), meter }
     }
 
@@ -54,7 +89,7 @@ impl<F: Future> Future for InCurrentBudget<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        let entered = Entered::new(this.meter);
+        let entered = Borne::new(this.meter);
         let future = this.future.as_mut().as_pin_mut();
         let output = ready!(future.expect("not polled again after it was done").poll(cx));
         this.future.set(None);
@@ -71,7 +106,9 @@ pub(crate) struct Carried<F> {
 
 impl<F> Carried<F> {
     pub(crate) fn new(closure: F) -> Self {
-        Self { closure: Some(closure), meter: current() }
+        let meter = current();
+        meter.iter().for_each(|meter| meter.share());
+        Self { closure: Some(closure), meter }
     }
 
     pub(crate) fn call<T>(mut self) -> T
@@ -79,14 +116,14 @@ impl<F> Carried<F> {
         F: FnOnce() -> T,
     {
         let closure = self.closure.take().expect("called once, by value");
-        let _entered = Entered::new(&mut self.meter);
+        let _entered = Borne::new(&mut self.meter);
         closure()
     }
 }
 
 impl<F> Drop for Carried<F> {
     fn drop(&mut self) {
-        let _entered = Entered::new(&mut self.meter);
+        let _entered = Borne::new(&mut self.meter);
         self.closure = None;
     }
 }

@@ -125,19 +125,26 @@ impl Drop for Entered<'_> {
         let memory = HERE.with(|here| here.leave(self.slot, outer));
         // Most polls neither allocate nor free, and none is timed without need.
         if let (Some(meter), true) = (&*self.slot, polled.is_some() || !memory.is_nothing()) {
-            charge(meter, memory, polled);
+            charge(meter, memory, polled, outer);
         }
     }
 }
 
 /// Charges a poll that is over to the work and to what it runs inside.
 #[inline(never)]
-fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>) {
+fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterMemory) {
     // What encloses this poll on this thread accounts for its own polls, this one included.
     let enclosing = current();
-    let elsewhere = |meter: &&Meter| {
-        !enclosing.as_deref().is_some_and(|outer| outer.chain().any(|open| ptr::eq(open, *meter)))
-    };
+    let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(open, outer));
+    let elsewhere =
+        |meter: &&Meter| !enclosing.as_deref().is_some_and(|enclosing| is_in(enclosing, meter));
+    // Unless it is the poll of work that was made elsewhere, and is none of its business.
+    if let Some(stranger) = &enclosing
+        && elsewhere(&meter)
+        && !is_in(meter, stranger)
+    {
+        HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
+    }
     for meter in meter.chain().take_while(elsewhere) {
         meter.add_memory(memory);
         if let Some(time) = polled {

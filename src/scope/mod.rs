@@ -11,6 +11,8 @@ mod work;
 
 pub(crate) use carried::Carried;
 pub use carried::InCurrentBudget;
+#[cfg(feature = "mongodb")]
+pub(crate) use carried::is_carried;
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) use carried::within;
 pub(crate) use current::{checkpoint, current, usage};

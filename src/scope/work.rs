@@ -36,7 +36,9 @@ enum Links {
 impl Work {
     #[cfg(feature = "http")]
     pub(crate) fn start(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
-        Self::start_from(Origin::default(), name, budget, reporter)
+        let mut work = Self::start_from(Origin::default(), name, budget, reporter);
+        work.links = Links::Left(2);
+        work
     }
 
     /// Starts work of which it is known which run it is, and in which other work it was made.
@@ -49,7 +51,7 @@ impl Work {
         let meter = Arc::new(Meter::new(name, budget, reporter).with_origin(origin));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
-        Self { meter: Some(meter), running: false, links: Links::Left(2) }
+        Self { meter: Some(meter), running: false, links: Links::Left(1) }
     }
 
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
@@ -127,10 +129,17 @@ impl Work {
         self.meter.as_ref().expect("unfinished work has an account").was_idle(waited)
     }
 
-    /// Whether commands that must not be dropped half way are under way.
+    /// Whether commands that must not be dropped half way are under way, in work that can be polled on.
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_under_way(&self) -> bool {
-        self.meter.as_ref().is_some_and(|meter| meter.has_commands_under_way())
+        let meter = self.meter.as_ref().filter(|_| !self.running);
+        meter.is_some_and(|meter| meter.has_commands_under_way())
+    }
+
+    /// The span in which it was started.
+    #[cfg(feature = "http")]
+    pub(crate) fn span(&self) -> Option<&tracing::Span> {
+        self.meter.as_deref().map(Meter::span)
     }
 
     /// Whether no such command is under way; if any is, the task will be woken when none is.

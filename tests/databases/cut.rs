@@ -1,5 +1,6 @@
 //! A statement that is cut frees its place in the pool at once, and its transaction is rolled back.
 
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use request_budget::sqlx::Pool;
@@ -28,6 +29,8 @@ pub(crate) fn tests(suite: &mut Suite) {
                 with_runtime(2, hang_up(url))
             }),
             ("cut_on_postgres_ends_the_statement_on_the_server", ends_on_the_server),
+            ("cut_on_postgres_of_what_is_only_prepared_frees_the_pool", cut_while_preparing),
+            ("cut_on_postgres_of_two_calls_at_once_leaves_the_rest_alone", two_calls_cut),
             ("cut_on_postgres_leaves_a_stream_that_the_work_itself_drops", own_drop),
         ],
     );
@@ -252,4 +255,73 @@ async fn after_hang_up(server: String) -> Duration {
     let fast = client.get(format!("{server}/fast")).send().await.expect("is answered");
     assert_eq!(fast.status(), 200);
     since.elapsed()
+}
+
+fn cut_while_preparing(url: &str) {
+    with_runtime(0, async {
+        let admin = PgPool::connect(url).await.expect("connects");
+        let make = "CREATE TABLE IF NOT EXISTS budget_prepared (id INT)";
+        sqlx::query(make).execute(&admin).await.expect("makes a table");
+        let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
+        let pool = Pool::from(plain);
+        let mut locked = admin.begin().await.expect("begins");
+        let lock = "LOCK TABLE budget_prepared IN ACCESS EXCLUSIVE MODE";
+        sqlx::query(lock).execute(&mut *locked).await.expect("locks");
+        for statement in ["SELECT 1 FROM budget_prepared", "SELECT 2 FROM budget_prepared"] {
+            let work = async {
+                use sqlx::Executor;
+                let statement = sqlx::SqlStr::from_static(statement);
+                match statement.as_str().contains('1') {
+                    true => pool.prepare(statement).await.map(drop),
+                    false => (&pool).describe(statement).await.map(drop),
+                }
+            };
+            let budget = Budget::new().total_time(CUT_AFTER);
+            work.budgeted("preparing", budget).await.expect_err("is cut");
+            // While the table is locked it would wait for ever.
+            sqlx::query("SELECT 1").execute(&pool).await.expect("executes");
+        }
+        locked.rollback().await.expect("unlocks");
+    });
+}
+
+/// Two calls whose destructors overlap, in threads of their own.
+fn two_calls_cut(url: &str) {
+    struct Slow(Arc<Barrier>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0.wait();
+        }
+    }
+
+    with_runtime(2, async {
+        let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
+        let pool = Pool::from(plain);
+        let both = Arc::new(Barrier::new(2));
+        let work = async move {
+            let calls = [(); 2].map(|()| {
+                let slow = Slow(Arc::clone(&both));
+                let call = async move {
+                    let _slow = slow;
+                    std::future::pending::<()>().await
+                };
+                tokio::spawn(async { call.external("payments").await }.in_current_budget())
+            });
+            for call in calls {
+                call.await.expect("no panic").expect_err("is cut");
+            }
+            let backend = async || {
+                let id = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
+                id.fetch_one(&pool).await.expect("fetches")
+            };
+            let before = backend().await;
+            let mut rows = sqlx::query("SELECT generate_series(1, 100)").fetch(&pool);
+            futures_util::TryStreamExt::try_next(&mut rows).await.expect("fetches");
+            drop(rows);
+            assert_eq!(backend().await, before, "nothing was cut, so nothing is closed");
+        };
+        let budget = Budget::new().external_timeout(CUT_AFTER);
+        tokio::spawn(work.budgeted("calls", budget)).await.expect("no panic").expect("goes on");
+    });
 }

@@ -2,7 +2,9 @@
 //! command is not dropped half way.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -43,6 +45,13 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("mongodb_body_that_is_dropped_finishes_its_command", |url| {
                 with_runtime(0, dropped_body(url))
             }),
+            ("mongodb_merged_body_that_is_dropped_finishes_its_command", |url| {
+                with_runtime(0, dropped_merged_body(url))
+            }),
+            ("mongodb_command_of_a_child_does_not_delay_a_cut", |url| {
+                with_runtime(0, command_of_a_child(url))
+            }),
+            ("mongodb_handler_that_panics_is_not_polled_again", |url| with_runtime(0, panics(url))),
             ("mongodb_cut_task_finishes_its_command", |url| with_runtime(0, cut_task(url))),
             ("mongodb_grace_has_an_end", |url| with_runtime(0, grace(url))),
             ("mongodb_time_ends_where_the_reply_is_read", |url| with_runtime(0, busy_after(url))),
@@ -252,6 +261,84 @@ async fn cut_task(url: &str) {
     assert!(usage.query_time > usage.total_time, "{usage:?}");
     connections.all_are_back().await;
     assert_eq!(connections.now().dropped, 0);
+}
+
+/// One side has frames while the other waits for its command.
+async fn dropped_merged_body(url: &str) {
+    use futures_util::{StreamExt, stream};
+
+    let connections = Connections::default();
+    let posts = posts(url, &connections, "dropped_merged_body", 1).await;
+    let (reporter, mut reports) = reporter();
+    let (sender, receiver) = unbounded_channel::<()>();
+    let receiver = Mutex::new(Some(receiver));
+    // Only the command can end it in time: the test waits no longer than this.
+    let budget = Budget::new().grace_period(Duration::from_secs(3_600));
+    let layer = BudgetLayer::new(budget).with_reporter(reporter);
+    let mut service = layer.layer(service_fn(move |_: Request<()>| {
+        let posts = posts.clone();
+        let mut events = receiver.lock().expect("no panic").take().expect("called once");
+        async move {
+            let events = stream::poll_fn(move |cx| events.poll_recv(cx));
+            let found = async move { drop(posts.find_one(slow(300)).await.expect("finds")) };
+            let both = stream::select(events, stream::once(found));
+            let frames = both.map(|()| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"."))));
+            Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
+        }
+    }));
+    let answer = service.call(Request::new(())).await.expect("infallible");
+    let mut body = Box::pin(answer.into_body());
+    timeout(CUT_AFTER, body.frame()).await.expect_err("the command is under way");
+    for _ in 0..3 {
+        sender.send(()).expect("it is received");
+    }
+    drop(body);
+    let (outcome, usage) = reports.recv().await.expect("a report");
+    assert_eq!((outcome, usage.queries), (Outcome::Cancelled, 1));
+    connections.all_are_back().await;
+    assert_eq!(connections.now().dropped, 0);
+}
+
+/// It is in a task of its own, and not dropped with the work.
+async fn command_of_a_child(url: &str) {
+    let connections = Connections::default();
+    let posts = posts(url, &connections, "command_of_a_child", 1).await;
+    let (reporter, mut reports) = reporter();
+    let work = async {
+        let child = async move { drop(posts.find_one(slow(1_000)).await.expect("finds")) };
+        tokio::spawn(child.in_current_budget());
+        std::future::pending::<()>().await
+    };
+    let work = work.budgeted("parent", Budget::new().total_time(CUT_AFTER)).with_reporter(reporter);
+    work.await.expect_err("is cut");
+    assert_eq!(connections.now().out, 1, "the command of the child is still under way");
+    assert_eq!(reports.try_recv().expect("a report").1.queries, 1);
+    connections.all_are_back().await;
+    assert_eq!(connections.now().dropped, 0);
+}
+
+async fn panics(url: &str) {
+    let posts = posts(url, &Connections::default(), "panics", 1).await;
+    let (reporter, mut reports) = reporter();
+    let polls = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&polls);
+    let layer = BudgetLayer::new(Budget::new()).with_reporter(reporter);
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let (posts, polls) = (posts.clone(), Arc::clone(&counted));
+        let mut find = Box::pin(async move { posts.find_one(slow(300)).await });
+        let mut bug = Box::pin(tokio::time::sleep(CUT_AFTER));
+        poll_fn(move |cx| {
+            assert!(find.as_mut().poll(cx).is_pending());
+            if bug.as_mut().poll(cx).is_ready() {
+                *polls.lock().expect("no panic under it") += 1;
+                panic!("a handler that panics");
+            }
+            Poll::<Result<Response<Full<Bytes>>, Infallible>>::Pending
+        })
+    }));
+    tokio::spawn(service.oneshot(Request::new(()))).await.expect_err("panics");
+    assert_eq!(reports.try_recv().expect("a report").0, Outcome::Panicked);
+    assert_eq!(*polls.lock().expect("no panic under it"), 1);
 }
 
 async fn grace(url: &str) {

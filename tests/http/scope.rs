@@ -1,11 +1,12 @@
 //! What is charged to which unit of work.
 
 use std::future::{pending, poll_fn, ready};
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::task::Poll;
 use std::thread;
 
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use http::Request;
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Usage};
@@ -154,8 +155,7 @@ fn work_inside_work_is_charged_to_both_and_reported_once_each() {
 fn three_deep_all_are_charged() {
     let ledger = Ledger::default();
     let deep = |name| (name, ledger.clone());
-    let wrap = |(name, ledger): (&'static str, Ledger),
-                work: futures_util::future::BoxFuture<'static, ()>| {
+    let wrap = |(name, ledger): (&'static str, Ledger), work: BoxFuture<'static, ()>| {
         work.budgeted(name, Budget::new()).with_reporter(ledger).map(|done| done.unwrap()).boxed()
     };
     let work = wrap(deep("a"), wrap(deep("b"), wrap(deep("c"), async { call() }.boxed())));
@@ -531,4 +531,57 @@ fn a_request_that_is_called_outside_and_polled_inside_other_work_belongs_to_it()
     let mut parent = Box::pin(parent);
     while poll_once(parent.as_mut()).is_pending() {}
     assert_eq!(ledger.calls(), names([("GET (no route)", 2), ("parent", 2)]));
+}
+
+#[test]
+fn work_that_started_outside_is_never_charged_to_who_polls_it_later() {
+    let ledger = Ledger::default();
+    let own = async {
+        yield_now().await;
+        call();
+    };
+    let mut own = Box::pin(own.budgeted("own", Budget::new()));
+    assert!(poll_once(own.as_mut()).is_pending());
+    let parent = async { own.await.unwrap() };
+    let parent = parent.budgeted("parent", Budget::new()).with_reporter(ledger.clone());
+    assert_eq!(parent.now_or_never(), Some(Ok(())));
+    assert_eq!(ledger.calls(), names([("parent", 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_its_own_child_waits_for_is_not_its_own_parent() {
+    let whole = Arc::new(OnceLock::<Shared<_>>::new());
+    let again = Arc::clone(&whole);
+    let work = async move {
+        let whole = again.get().unwrap().clone();
+        let child = tokio::time::timeout(ms(300), whole).in_current_budget();
+        tokio::spawn(child);
+        tokio::time::sleep(ms(100)).await;
+        call();
+    };
+    let ledger = Ledger::default();
+    let work = work.budgeted("work", Budget::new()).with_reporter(ledger.clone());
+    let work: BoxFuture<'static, _> = Box::pin(work.map(drop));
+    let work = work.shared();
+    whole.set(work.clone()).unwrap();
+    work.await;
+    assert_eq!(ledger.calls(), names([("work", 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_woken_when_inner_work_in_another_task_crosses_its_limit() {
+    let started = tokio::time::Instant::now();
+    let ledger = Ledger::default();
+    let outer = async {
+        let request = handled(Budget::new(), &ledger, async {
+            tokio::time::sleep(ms(50)).await;
+            async {}.external("payments").await.unwrap();
+            assert!(async {}.external("payments").await.is_err());
+            pending().await
+        });
+        tokio::spawn(request).await.unwrap()
+    };
+    let budget = Budget::new().external_calls(Limit::hard(1));
+    outer.budgeted("outer", budget).await.unwrap_err();
+    assert_eq!(started.elapsed(), ms(50));
 }

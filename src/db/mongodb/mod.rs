@@ -50,6 +50,12 @@
 //! does. A background task that is cut ends that much later. Between two commands of one call
 //! (`insert_many` in several batches, a cursor) the work is dropped like any other.
 //!
+//! * That task is outside every limit on concurrency around the layer, and outside its task-locals: put
+//!   layers that set task-locals inside of the budget layer.
+//! * Make the client before the first request: what was begun before there was one is dropped at once.
+//! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
+//! * A handler that runs commands side by side goes on for as long as any is under way.
+//!
 //! A budgeted task that is *dropped* (aborted, or lost to a `select!`) cannot be kept: wait for it.
 //! Likewise, [`external`](crate::ExternalExt::external) and `tokio::time::timeout` around a call of the
 //! driver do drop it; leave the time of a command to the `total_time` of the work, or to the server

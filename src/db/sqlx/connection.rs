@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{Connection as _, Database, SqlSafeStr};
 
+use super::execution::uncounted;
 use super::transaction::Transaction;
 
 /// A connection whose statements are counted, of a pool or by itself.
@@ -77,7 +78,8 @@ impl<DB: Database> Connection<DB> {
     ///
     /// Returns the error of the driver.
     pub async fn ping(&mut self) -> sqlx::Result<()> {
-        self.unmetered().ping().await
+        let (raw, was_interrupted) = self.parts();
+        uncounted(raw.ping(), was_interrupted).await
     }
 
     /// Closes the connection and tells the server so.

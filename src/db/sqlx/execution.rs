@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::db::Query;
+use crate::db::{Query, Uncounted};
 
 /// A statement that the driver works on.
 ///
@@ -28,6 +28,12 @@ impl Watched for Option<Query> {
 }
 
 impl Watched for crate::db::TransactionWait {
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned()
+    }
+}
+
+impl Watched for Uncounted {
     fn is_abandoned(&self) -> bool {
         self.is_abandoned()
     }
@@ -64,4 +70,12 @@ impl<W: Watched> DerefMut for Execution<'_, W> {
     fn deref_mut(&mut self) -> &mut W {
         &mut self.watched
     }
+}
+
+/// What the driver asks the server without executing anything.
+pub(super) async fn uncounted<F: Future>(asked: F, was_interrupted: &mut bool) -> F::Output {
+    let mut execution = Execution::new(Uncounted::start(), was_interrupted);
+    let answer = asked.await;
+    execution.is_over();
+    answer
 }

@@ -13,7 +13,7 @@ use futures_core::stream::BoxStream;
 use sqlx::{Database, Describe, Execute, Executor, SqlStr};
 
 use super::connection::Connection;
-use super::execution::Execution;
+use super::execution::{Execution, uncounted};
 use super::pool::Pool;
 use super::request::Request;
 use super::stream::{Results, Step};
@@ -120,14 +120,17 @@ where
     where
         'c: 'e,
     {
-        Box::pin(Driver { future: self.unmetered().prepare_with(sql, parameters) })
+        let (connection, was_interrupted) = self.parts();
+        let prepared = Driver { future: connection.prepare_with(sql, parameters) };
+        Box::pin(uncounted(prepared, was_interrupted))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
     where
         'c: 'e,
     {
-        Box::pin(Driver { future: self.unmetered().describe(sql) })
+        let (connection, was_interrupted) = self.parts();
+        Box::pin(uncounted(Driver { future: connection.describe(sql) }, was_interrupted))
     }
 }
 
