@@ -65,7 +65,7 @@ impl Incoming {
 /// The shorter of what the two headers say.
 fn caller_s_deadline(headers: &HeaderMap) -> Option<Duration> {
     let grpc = parsed(headers, &GRPC_TIMEOUT, grpc_timeout);
-    let plain = parsed(headers, &TIMEOUT_MS, |text| digits(text).map(Duration::from_millis));
+    let plain = parsed(headers, &TIMEOUT_MS, milliseconds);
     [grpc, plain].into_iter().flatten().min()
 }
 
@@ -86,6 +86,10 @@ fn parsed<T>(
 /// Digits alone: no sign, no white space, nothing that does not fit.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn milliseconds(text: &str) -> Option<Duration> {
+    digits(text).map(Duration::from_millis)
 }
 
 fn grpc_timeout(text: &str) -> Option<Duration> {
@@ -133,7 +137,7 @@ fn waited_since(text: &str, now: SystemTime) -> Option<Duration> {
 
 /// Sends what is left of the [`total_time`](Budget::total_time) along with each call of an HTTP client.
 ///
-/// As `grpc-timeout` and as `x-request-timeout-ms`, unless the request has the header already. Outside
+/// As `grpc-timeout` and as `x-request-timeout-ms`, unless the request has a shorter one already. Outside
 /// every unit of work, or without a hard total time, nothing is sent. A service that is told so with
 /// [`BudgetLayer::with_incoming_deadlines`](super::BudgetLayer::with_incoming_deadlines) honours it.
 ///
@@ -220,8 +224,13 @@ where
         if let Some(left) = Budget::remaining_time() {
             let headers = request.headers_mut();
             let (grpc, plain) = values(left);
-            headers.entry(GRPC_TIMEOUT).or_insert(grpc);
-            headers.entry(TIMEOUT_MS).or_insert(plain);
+            // A header that is there may be of a proxy that passes on what it was sent.
+            if parsed(headers, &GRPC_TIMEOUT, grpc_timeout).is_none_or(|there| there > left) {
+                headers.insert(GRPC_TIMEOUT, grpc);
+            }
+            if parsed(headers, &TIMEOUT_MS, milliseconds).is_none_or(|there| there > left) {
+                headers.insert(TIMEOUT_MS, plain);
+            }
         }
         self.inner.call(request)
     }

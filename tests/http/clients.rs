@@ -132,10 +132,16 @@ async fn the_time_left_goes_along_with_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_is_set_already_is_kept() {
+async fn of_two_deadlines_the_shorter_goes_along() {
     let work = async {
-        let request = Request::builder().header(TIMEOUT_MS, 5).body(()).unwrap();
-        assert_eq!(sent(request).await[TIMEOUT_MS], HeaderValue::from(5));
+        for (there, goes) in [("5", "5"), ("2000", "1000"), ("soon", "1000")] {
+            let request = Request::builder().header(TIMEOUT_MS, there).body(()).unwrap();
+            assert_eq!(sent(request).await[TIMEOUT_MS], goes);
+        }
+        for (there, goes) in [("999m", "999m"), ("2S", "1000m")] {
+            let request = Request::builder().header(GRPC_TIMEOUT, there).body(()).unwrap();
+            assert_eq!(sent(request).await[GRPC_TIMEOUT], goes);
+        }
     };
     work.budgeted("order", Budget::new().total_time(ms(1_000))).await.unwrap();
 }
