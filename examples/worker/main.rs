@@ -6,6 +6,7 @@
 mod expected;
 mod jobs;
 mod ledger;
+mod often;
 mod store;
 mod table;
 
@@ -25,6 +26,7 @@ use tower::{Layer, Service, service_fn};
 
 use crate::jobs::Job;
 use crate::ledger::Ledger;
+use crate::often::Often;
 use crate::store::Store;
 
 #[global_allocator]
@@ -95,7 +97,7 @@ async fn work_off(store: &Store) -> Result<(), Failure> {
     });
 
     let worker = WorkerBuilder::new("worker")
-        .backend(queue.poll_with_interval(Duration::from_millis(20)))
+        .backend(queue.poll_with_strategy(Often::new()))
         .data(store.pool())
         .on_event(stop_after(expected::RUNS))
         .build(jobs);
