@@ -14,7 +14,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::meter::Meter;
-use crate::meter::table::Key;
+use crate::meter::table::{By, Key};
 use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
 
@@ -147,7 +147,7 @@ where
         let Some(statement) = Statement::executed(event) else { return };
         let in_spans = || context.event_scope(event)?.find_map(|span| self.work_in(&span.id()));
         if let Some(meter) = scope::current().or_else(in_spans) {
-            statement.compare(&meter, is_by_driver());
+            statement.compare(&meter, by());
         }
     }
 }
@@ -158,12 +158,13 @@ impl fmt::Debug for BypassWitness {
     }
 }
 
-/// Whether a driver is at work here for a metered connection.
-pub(crate) fn is_by_driver() -> bool {
+/// Who is at work here.
+pub(crate) fn by() -> By {
     #[cfg(feature = "sqlx")]
-    return super::driver::is_running();
-    #[cfg(not(feature = "sqlx"))]
-    false
+    if super::driver::is_running() {
+        return By::MeteredDriver;
+    }
+    By::Anyone
 }
 
 /// Whether another witness has seen the event that comes up here.
@@ -206,11 +207,11 @@ impl Statement {
     }
 
     /// Compares it with what was counted; whether this work has a statement more than was counted.
-    pub(crate) fn compare(&self, meter: &Meter, by_driver: bool) -> bool {
+    pub(crate) fn compare(&self, meter: &Meter, by: By) -> bool {
         let (key, text) = (Key::of(self.text()), self.text());
         let mut is_unmetered = false;
         for meter in meter.chain() {
-            is_unmetered |= meter.witness_statement(key, text, by_driver);
+            is_unmetered |= meter.witness_statement(key, text, by);
         }
         is_unmetered
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::in_flight::{Command, InFlight};
 #[cfg(feature = "mongodb")]
 use super::recording::Kind;
+#[cfg(feature = "witness")]
+use super::table::By;
 use super::table::{Entry, Key};
 use super::{Meter, Suspect};
 use crate::error::Cut;
@@ -192,8 +194,8 @@ impl Meter {
 
     /// Compares a statement that sqlx says it has executed with what was counted.
     #[cfg(feature = "witness")]
-    pub(crate) fn witness_statement(&self, key: Key, text: &str, by_driver: bool) -> bool {
-        let is_unmetered = self.statements.witness(key, text, by_driver);
+    pub(crate) fn witness_statement(&self, key: Key, text: &str, by: By) -> bool {
+        let is_unmetered = self.statements.witness(key, text, by);
         if is_unmetered {
             self.unmetered.fetch_add(1, Relaxed);
         }

@@ -19,6 +19,22 @@ pub(crate) struct Table {
     left_out: AtomicU64,
 }
 
+/// Who executed a statement that a witness saw.
+#[cfg(feature = "witness")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The driver, for a metered connection or for itself.
+    #[cfg_attr(
+        not(any(feature = "sqlx", feature = "testing")),
+        expect(dead_code, reason = "of sqlx")
+    )]
+    MeteredDriver,
+    /// That cannot be told.
+    Anyone,
+    /// The driver, for a connection that is not metered.
+    Others,
+}
+
 #[derive(Debug)]
 struct Block {
     entries: Box<[Entry]>,
@@ -74,15 +90,19 @@ impl Table {
     /// Counting comes first, so there is no order in which this is wrong for long: if an uncounted
     /// execution is seen before a counted one, the latter is the one too many.
     #[cfg(feature = "witness")]
-    pub(crate) fn witness(&self, key: Key, text: &str, by_driver: bool) -> bool {
-        let entry = match by_driver {
+    pub(crate) fn witness(&self, key: Key, text: &str, by: By) -> bool {
+        let entry = match by {
             // Either counted, or a statement of the driver's own.
-            true => self.find(key),
-            false => self.entry(key),
+            By::MeteredDriver => self.find(key),
+            By::Anyone | By::Others => self.entry(key),
         };
-        let Some(entry) = entry else { return false };
+        let Some(entry) = entry else { return by == By::Others };
         let seen = entry.seen.fetch_add(1, Relaxed).saturating_add(1);
-        let is_uncounted = !by_driver && seen > entry.count();
+        let is_uncounted = match by {
+            By::MeteredDriver => false,
+            By::Anyone => seen > entry.count(),
+            By::Others => true,
+        };
         if is_uncounted {
             entry.text.get_or_init(|| self.keep(text));
         }
@@ -186,6 +206,11 @@ impl Block {
 }
 
 impl Entry {
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_of(&self, key: Key) -> bool {
+        self.key.load(Relaxed) == key.raw()
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Relaxed)
     }

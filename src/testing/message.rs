@@ -159,7 +159,8 @@ fn sites(text: &mut String, sites: &[CallSite], style: Style) {
     let several = sites.len() > 1;
     for site in sites {
         let Some((first, callers)) = site.places.split_first() else {
-            line(text, format_args!("       {}", style.faint(NO_PLACE)));
+            let why = if site.is_captured { NO_PLACE } else { "(place unknown)" };
+            line(text, format_args!("       {}", style.faint(why)));
             continue;
         };
         let times = if several { format!(" ({}x)", site.times) } else { String::new() };

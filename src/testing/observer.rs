@@ -24,6 +24,7 @@ use crate::db::witness::{self, Statement};
 use crate::memory;
 use crate::meter::Meter;
 use crate::meter::recording::{self, Kind, Site};
+use crate::meter::table::By;
 use crate::scope;
 
 /// The default subscriber of measured work, around the one that was there.
@@ -56,7 +57,7 @@ pub(super) struct Tickets {
 struct Ticket {
     span: Option<Id>,
     meter: Arc<Meter>,
-    by_driver: bool,
+    by: By,
     site: Site,
     handles: usize,
 }
@@ -222,16 +223,18 @@ impl Subscriber for Observer {
             return inner;
         }
         memory::aside(|| {
-            let by_driver = witness::is_by_driver();
+            let is_metered = witness::by() == By::MeteredDriver;
             // What sqlx does for a metered connection needs no place; the statement has it.
-            let site = if by_driver { Site::default() } else { Site::capture() };
-            if !by_driver && !site::is_asked_by_sqlx(&site) {
+            let site = if is_metered { Site::default() } else { Site::capture() };
+            if !is_metered && !site::is_asked_by_sqlx(&site) {
                 return inner;
             }
             let metadata = inner.metadata().unwrap_or(&UNNAMED_METADATA);
             // Held as long as the ticket is.
             let span = inner.id().map(|id| self.inner.clone_span(id));
-            let ticket = Ticket { span, meter, by_driver, site, handles: 0 };
+            // Nobody else hands a statement over here.
+            let by = if is_metered { By::MeteredDriver } else { By::Others };
+            let ticket = Ticket { span, meter, by, site, handles: 0 };
             Current::new(self.tickets.open(ticket), metadata)
         })
     }
@@ -240,15 +243,15 @@ impl Subscriber for Observer {
 /// Compares a statement that was executed with what was counted.
 fn look(statement: &Statement) {
     let ticket = ENTERED.with_borrow(|all| all.last().map(|(_, entered)| entered.ticket.clone()));
-    let unmetered = |meter: &Meter, by_driver, site: Site| {
-        if statement.compare(meter, by_driver) {
+    let unmetered = |meter: &Meter, by, site: Site| {
+        if statement.compare(meter, by) {
             meter.record_in_all(Kind::Unmetered, Some(statement.text()), || site);
         }
     };
     if let Some(ticket) = ticket {
-        unmetered(&ticket.meter, ticket.by_driver, ticket.site.clone());
+        unmetered(&ticket.meter, ticket.by, ticket.site.clone());
     } else if let Some(meter) = scope::current() {
-        unmetered(&meter, witness::is_by_driver(), Site::capture());
+        unmetered(&meter, witness::by(), Site::capture());
     }
 }
 

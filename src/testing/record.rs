@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -11,6 +12,7 @@ use super::statement::normalise;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
 use crate::meter::recording::{Entry, Kind, Recording, Site};
+use crate::meter::table::Key;
 use crate::report::unmeasured;
 use crate::usage::Usage;
 
@@ -97,6 +99,8 @@ pub struct CallSite {
     pub places: Vec<Place>,
     /// How often.
     pub times: u64,
+    /// The stack is known, whether or not its places are.
+    pub(super) is_captured: bool,
 }
 
 impl<T> Record<T> {
@@ -171,7 +175,8 @@ impl<T> Serialize for Record<T> {
 
 impl Account {
     fn new(meter: &Meter, recording: &Recording, unfinished: usize) -> Self {
-        let entries = recording.entries();
+        let mut entries = recording.entries();
+        entries.extend(seen_late(meter, &entries));
         let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
         let statement = |(text, tally): (String, Tally)| Statement {
             text,
@@ -188,8 +193,11 @@ impl Account {
             longest: tally.longest,
             sites: tally.sites,
         };
+        let unmetered = |entry: &&Arc<Entry>| entry.kind == Kind::Unmetered;
+        let mut usage = meter.usage(Delta::default());
+        usage.unmetered = entries.iter().filter(unmetered).map(|entry| entry.times()).sum();
         Self {
-            usage: meter.usage(Delta::default()),
+            usage,
             statements: of(Kind::is_statement).into_iter().map(statement).collect(),
             transactions: of(Kind::is_transaction).into_iter().map(statement).collect(),
             external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
@@ -242,14 +250,32 @@ impl ExternalCall {
     }
 }
 
+/// The statements that nothing counted and of which no event could be told to be theirs: the same text was
+/// executed on a metered connection at the same time, and ended later.
+fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+    let unmetered = || entries.iter().filter(|entry| entry.kind == Kind::Unmetered);
+    let mut late = Vec::new();
+    for (entry, times) in meter.statements().uncounted() {
+        let same =
+            unmetered().filter(|other| other.text().is_some_and(|t| entry.is_of(Key::of(t))));
+        let known = same.map(|other| other.times()).sum::<u64>();
+        for _ in known..times {
+            late.push(Entry::new(Kind::Unmetered, Some(entry.text()), Site::default()));
+        }
+    }
+    late
+}
+
 fn resolve(sites: &[(Site, u64)]) -> Vec<CallSite> {
-    let mut times: BTreeMap<Vec<Place>, u64> = BTreeMap::new();
+    let mut times: BTreeMap<(Vec<Place>, bool), u64> = BTreeMap::new();
     for (site, n) in sites {
-        let sum = times.entry(site::places(site)).or_default();
+        let sum = times.entry((site::places(site), !site.0.is_empty())).or_default();
         *sum = sum.saturating_add(*n);
     }
-    let mut sites: Vec<_> =
-        times.into_iter().map(|(places, times)| CallSite { places, times }).collect();
+    let mut sites: Vec<_> = times
+        .into_iter()
+        .map(|((places, is_captured), times)| CallSite { places, times, is_captured })
+        .collect();
     sites.sort_by_key(|site| std::cmp::Reverse(site.times));
     sites
 }

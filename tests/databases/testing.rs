@@ -16,7 +16,11 @@ use crate::{Suite, with_runtime};
 pub(crate) fn tests(suite: &mut Suite) {
     suite.with_server(
         "REQUEST_BUDGET_POSTGRES_URL",
-        &[("testing_statements_of_postgres", postgres), ("testing_early_ends_on_postgres", early)],
+        &[
+            ("testing_statements_of_postgres", postgres),
+            ("testing_the_same_at_once_on_postgres", at_once),
+            ("testing_early_ends_on_postgres", early),
+        ],
     );
     suite.with_server("REQUEST_BUDGET_MYSQL_URL", &[("testing_statements_of_mariadb", mariadb)]);
     suite.with_server(
@@ -78,6 +82,28 @@ fn postgres(url: &str) {
         let said = failure(&record, Budget::new().transactions(0));
         assert!(said.starts_with("1 transaction, limit 0: 1 too many\n"), "{said}");
         assert!(said.contains("transactions: 1\n       at tests/databases/testing.rs:"), "{said}");
+    });
+}
+
+/// The same statement on both pools at once, the counted one ending last.
+fn at_once(url: &str) {
+    with_runtime(0, async {
+        let plain = PgPool::connect(url).await.expect("connects");
+        let pool = Pool::from(plain.clone());
+        const TEXT: &str = "SELECT generate_series(1, 3)";
+        let record = measure(async {
+            let mut rows = pool.fetch(TEXT);
+            assert!(rows.try_next().await.expect("there are rows").is_some());
+            plain.execute(TEXT).await.expect("it is a good statement");
+            while rows.try_next().await.expect("there are rows").is_some() {}
+        });
+        let record = record.await;
+        assert_eq!((record.usage().queries, record.usage().unmetered), (1, 1));
+        let [unmetered] = record.unmetered() else { panic!("one statement") };
+        assert_eq!((&*unmetered.text, unmetered.executions), ("SELECT generate_series(?, ?)", 1));
+        let said = failure(&record, Budget::new().queries(1));
+        assert!(said.starts_with("2 queries, limit 1: 1 too many\n"), "{said}");
+        assert!(said.contains("\n       (place unknown)\n"), "{said}");
     });
 }
 
