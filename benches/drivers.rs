@@ -8,6 +8,8 @@
 //! machine down meanwhile slows down all of them. "Plain again" is not metered: what it shows is the
 //! error of the measurement.
 
+#![expect(clippy::arithmetic_side_effects, reason = "in a benchmark an overflow may panic")]
+
 use std::env;
 use std::hint::black_box;
 use std::time::Duration;

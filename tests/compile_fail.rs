@@ -27,6 +27,7 @@ async fn acquire(mut connection: PoolConnection<Postgres>) {
     from(connection.unmetered()).await;
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the error would name a reference to it")]
 fn pools(theirs: PgPool, ours: Pool<Postgres>) {
     fn metered(_: Pool<Postgres>) {}
     fn plain(_: &PgPool) {}

@@ -160,7 +160,7 @@ impl Meter {
     pub(crate) fn end_command(&self, id: u64) {
         let Some(commands) = self.commands.get() else { return };
         if let Some(command) = commands.take(id) {
-            self.charge_command(commands, command);
+            self.charge_command(commands, &command);
         }
     }
 
@@ -169,7 +169,7 @@ impl Meter {
     pub(crate) fn settle_commands(&self) {
         let Some(commands) = self.commands.get() else { return };
         while let Some(command) = commands.take_any() {
-            self.charge_command(commands, command);
+            self.charge_command(commands, &command);
         }
         // What runs in other tasks may go on; its time up to here counts as well.
         let so_far = self.used(Resource::QueryTime).saturating_add(nanos(self.in_flight()));
@@ -177,8 +177,8 @@ impl Meter {
     }
 
     #[cfg(feature = "mongodb")]
-    fn charge_command(&self, commands: &InFlight, command: Command) {
-        let Command { since, key, held_by, recorded, .. } = command;
+    fn charge_command(&self, commands: &InFlight, command: &Command) {
+        let Command { since, key, held_by, ref recorded, .. } = *command;
         let time = commands.waited(self.started, since);
         recorded.add_time(time);
         for (depth, meter) in self.chain().enumerate() {
