@@ -257,3 +257,17 @@ impl Style {
         self.paint("2", text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_around_the_words_and_only_where_it_is_wanted() {
+        let coloured = Style { is_coloured: true };
+        assert_eq!(coloured.bad("21 queries"), "\u{1b}[1;31m21 queries\u{1b}[0m");
+        let all = [Style::bad, Style::head, Style::warn, Style::place, Style::faint];
+        assert!(all.iter().all(|paint| paint(Style::PLAIN, "word") == "word"));
+        assert!(all.iter().all(|paint| paint(coloured, "word").contains("mword\u{1b}[0m")));
+    }
+}

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
+use futures_util::{FutureExt, TryStreamExt};
 use request_budget::db::{BypassWitness, Query};
 use request_budget::sqlx::Pool;
 use request_budget::testing::measure;
@@ -115,6 +115,22 @@ async fn a_measurement_inside_a_measurement_belongs_to_both() {
     assert_eq!(unmetered(&outer), [("SELECT ?", 1)]);
     let inner = outer.into_output();
     assert_eq!((inner.usage().queries, inner.usage().unmetered), (1, 1));
+}
+
+#[tokio::test]
+async fn a_statement_that_was_given_up_is_waited_for() {
+    let (plain, _) = pools().await;
+    let mut connection = plain.acquire().await.unwrap();
+    let long = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+                SELECT count(*) FROM n";
+    let record = measure(async {
+        // The thread of the driver has it by now, and goes on.
+        assert!(connection.execute(long).now_or_never().is_none());
+    });
+    let record = record.await;
+    assert_eq!(record.usage().unmetered, 1);
+    let [statement] = record.unmetered() else { panic!("one statement") };
+    assert_eq!(statement.sites()[0].places[0].file, "tests/testing/sight.rs");
 }
 
 #[tokio::test]
@@ -229,7 +245,7 @@ async fn a_paused_clock_moves_the_times() {
 #[test]
 fn it_needs_no_runtime() {
     let work = measure(async { drop(Query::start("SELECT 1").unwrap()) });
-    futures_util::FutureExt::now_or_never(work).unwrap().assert_queries(1);
+    work.now_or_never().unwrap().assert_queries(1);
 }
 
 #[tokio::test]
