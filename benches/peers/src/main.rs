@@ -39,6 +39,9 @@ fn main() {
     if is_wanted("server") {
         peers::server::run(time);
     }
+    if section == "query-only" {
+        peers::queries::query_only(&args[1], args[2].parse().expect("is a number"));
+    }
     if section == "serve-only" {
         let number = |at: usize| args[at].parse().expect("is a number");
         peers::layers::serve_only(&args[1], number(2), number(3));

@@ -78,6 +78,22 @@ fn postgres(url: &str, time: Duration) {
     print_ratios("Query: PostgreSQL over loopback, one row", &interleave(sides, time));
 }
 
+/// Runs statements on one side only, for a count of instructions.
+pub fn query_only(side: &str, turns: u32) {
+    let url = std::env::var(POSTGRES).expect("is set");
+    let runtime = current_thread();
+    let pool: PgPool = runtime
+        .block_on(PgPoolOptions::new().max_connections(1).connect(&url))
+        .expect("connects");
+    runtime.block_on(fill::<sqlx::Postgres>(&pool));
+    let ours = Pool::from(pool.clone());
+    match side {
+        "plain" => round(&runtime, turns, async || fetch(&pool).await),
+        "ours" => round(&runtime, turns, async || fetch(&ours).await),
+        _ => scoped_round(&runtime, turns, async || fetch(&ours).await),
+    };
+}
+
 fn current_thread() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds")
 }

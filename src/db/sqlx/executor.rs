@@ -147,8 +147,8 @@ where
         'p: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let (connection, request) = (self.acquire(), Request::new(query));
-        Box::pin(async move { connection.await?.execute(request).await })
+        let (pool, request) = (self.clone(), Request::new(query));
+        Box::pin(async move { pool.checkout().await?.execute(request).await })
     }
 
     fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
@@ -156,9 +156,9 @@ where
         'p: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let (connection, request) = (self.acquire(), Request::new(query));
+        let (pool, request) = (self.clone(), Request::new(query));
         Box::pin(try_stream! {
-            let mut connection = connection.await?;
+            let mut connection = pool.checkout().await?;
             let mut results = connection.execute_many(request);
             while let Some(result) = next(&mut results).await {
                 yield result?;
@@ -171,9 +171,9 @@ where
         'p: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let (connection, request) = (self.acquire(), Request::new(query));
+        let (pool, request) = (self.clone(), Request::new(query));
         Box::pin(try_stream! {
-            let mut connection = connection.await?;
+            let mut connection = pool.checkout().await?;
             let mut results = Results::<DB>::new(&mut connection, request, true);
             while let Some(step) = next(&mut results).await {
                 yield step?;
@@ -186,8 +186,8 @@ where
         'p: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let (connection, request) = (self.acquire(), Request::new(query));
-        Box::pin(async move { connection.await?.fetch_all(request).await })
+        let (pool, request) = (self.clone(), Request::new(query));
+        Box::pin(async move { pool.checkout().await?.fetch_all(request).await })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
@@ -195,8 +195,8 @@ where
         'p: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let (connection, request) = (self.acquire(), Request::new(query));
-        Box::pin(async move { connection.await?.fetch_optional(request).await })
+        let (pool, request) = (self.clone(), Request::new(query));
+        Box::pin(async move { pool.checkout().await?.fetch_optional(request).await })
     }
 
     fn prepare_with<'e>(
@@ -207,16 +207,16 @@ where
     where
         'p: 'e,
     {
-        let connection = self.acquire();
-        Box::pin(async move { connection.await?.prepare_with(sql, parameters).await })
+        let pool = self.clone();
+        Box::pin(async move { pool.checkout().await?.prepare_with(sql, parameters).await })
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
     where
         'p: 'e,
     {
-        let connection = self.acquire();
-        Box::pin(async move { connection.await?.describe(sql).await })
+        let pool = self.clone();
+        Box::pin(async move { pool.checkout().await?.describe(sql).await })
     }
 }
 

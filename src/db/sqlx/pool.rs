@@ -33,11 +33,15 @@ impl<DB: Database> Pool<DB> {
     ///
     /// Returns the error of the pool.
     pub fn acquire(&self) -> impl Future<Output = sqlx::Result<PoolConnection<DB>>> + 'static {
-        let acquire = self.inner.acquire();
-        async move {
-            let _wait = ConnectionWait::start();
-            Driver { future: acquire }.await.map(PoolConnection::new)
-        }
+        let pool = self.clone();
+        async move { pool.checkout().await }
+    }
+
+    /// As [`acquire`](Self::acquire), but borrowed. The future of the driver is large: it is made where it
+    /// stays, because each variable that holds it on the way would be a copy of it.
+    pub(super) async fn checkout(&self) -> sqlx::Result<PoolConnection<DB>> {
+        let _wait = ConnectionWait::start();
+        Driver { future: self.inner.acquire() }.await.map(PoolConnection::new)
     }
 
     /// Takes a connection if one is idle.
