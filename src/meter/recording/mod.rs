@@ -1,0 +1,59 @@
+//! What tests want to know of each single thing that a unit of work does: a list, not only counts.
+//!
+//! Without the feature `testing` nothing of this exists. With it, one flag is looked at for each statement
+//! as long as nothing in the process is being recorded.
+
+#[cfg(not(feature = "testing"))]
+mod absent;
+#[cfg(feature = "testing")]
+mod present;
+
+#[cfg(not(feature = "testing"))]
+pub(crate) use absent::*;
+#[cfg(feature = "testing")]
+pub(crate) use present::*;
+
+/// What kind of thing is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// A statement in the SQL of the database that sqlx names so.
+    #[cfg(feature = "sqlx")]
+    Sql(&'static str),
+    /// A statement whose text holds no values: a shape.
+    Shape,
+    #[cfg(feature = "sqlx")]
+    Transaction,
+    External,
+    /// A statement in SQL that nothing counted.
+    #[cfg(feature = "testing")]
+    Unmetered,
+}
+
+#[cfg(feature = "testing")]
+impl Kind {
+    pub(crate) fn is_statement(self) -> bool {
+        match self {
+            #[cfg(feature = "sqlx")]
+            Self::Sql(_) => true,
+            Self::Shape => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_transaction(self) -> bool {
+        #[cfg(feature = "sqlx")]
+        return self == Self::Transaction;
+        #[cfg(not(feature = "sqlx"))]
+        false
+    }
+
+    /// In the SQL of which database it is; "" where that is not known, `None` where it is not SQL.
+    pub(crate) fn database(self) -> Option<&'static str> {
+        match self {
+            #[cfg(feature = "sqlx")]
+            Self::Sql(database) => Some(database),
+            Self::Unmetered => Some(""),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Recording, with the feature `testing`.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tracing::dispatcher::{DefaultGuard, set_default};
+use tracing::{Dispatch, Span};
+
+use super::super::Meter;
+use super::Kind;
+use crate::memory;
+use crate::time::nanos;
+
+thread_local! {
+    static ASKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether it is this library that asks for the current span here.
+pub(crate) fn asks_for_span() -> bool {
+    ASKS.get()
+}
+
+/// The current span, asked for by this library.
+pub(crate) fn current_span() -> Span {
+    if !is_live() {
+        return Span::current();
+    }
+    let before = ASKS.replace(true);
+    let span = Span::current();
+    ASKS.set(before);
+    span
+}
+
+/// How many recordings there are in this process.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+fn is_live() -> bool {
+    LIVE.load(Relaxed) > 0
+}
+
+/// All that a unit of work does, one entry for each thing.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    entries: Mutex<Vec<Arc<Entry>>>,
+    /// The subscriber while the recorded work runs.
+    subscriber: OnceLock<Dispatch>,
+    /// Where the work was when it held the most memory.
+    peak: Mutex<Option<Site>>,
+}
+
+impl Recording {
+    pub(crate) fn start() -> Arc<Self> {
+        LIVE.fetch_add(1, Relaxed);
+        Arc::new(Self {
+            entries: Mutex::default(),
+            subscriber: OnceLock::new(),
+            peak: Mutex::default(),
+        })
+    }
+
+    /// Makes this the default subscriber wherever the recorded work runs.
+    pub(crate) fn subscribe(&self, subscriber: Dispatch) {
+        self.subscriber.get_or_init(|| subscriber);
+    }
+
+    pub(crate) fn push(&self, entry: Arc<Entry>) {
+        // No access panics half way, so a poisoned list is whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the most memory was held.
+    pub(crate) fn peak(&self) -> Option<Site> {
+        self.peak.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One thing that was done.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    /// Not known at first where the driver tells it later.
+    text: OnceLock<Box<str>>,
+    pub(crate) site: Site,
+    times: AtomicU64,
+    rows: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Entry {
+    pub(crate) fn new(kind: Kind, text: Option<&str>, site: Site) -> Arc<Self> {
+        let text = text.map_or_else(OnceLock::new, |text| OnceLock::from(Box::from(text)));
+        let [rows, nanos] = [const { AtomicU64::new(0) }; 2];
+        Arc::new(Self { kind, text, site, times: AtomicU64::new(1), rows, nanos })
+    }
+
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.text.get().map(|text| &**text)
+    }
+
+    pub(crate) fn times(&self) -> u64 {
+        self.times.load(Relaxed)
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.load(Relaxed)
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Relaxed))
+    }
+}
+
+/// Where in the program something was done: the instructions on the stack, not looked up yet.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Site(pub(crate) Arc<[usize]>);
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Site({} frames)", self.0.len())
+    }
+}
+
+impl Site {
+    /// Deeper stacks than this are those of the runtime.
+    const MOST_FRAMES: usize = 256;
+
+    pub(crate) fn capture() -> Self {
+        let mut frames = Vec::with_capacity(64);
+        backtrace::trace(|frame| {
+            frames.push(frame.ip() as usize);
+            frames.len() < Self::MOST_FRAMES
+        });
+        Self(frames.into())
+    }
+}
+
+/// The entry of something that is being done; nothing unless it is recorded.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recorded(Option<Arc<Entry>>);
+
+impl Recorded {
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn set_text(&self, text: &str) {
+        if let Some(entry) = &self.0 {
+            memory::aside(|| entry.text.get_or_init(|| text.into()));
+        }
+    }
+
+    pub(crate) fn add_rows(&self, rows: u64) {
+        if let Some(entry) = &self.0 {
+            entry.rows.fetch_add(rows, Relaxed);
+        }
+    }
+
+    pub(crate) fn add_time(&self, time: Duration) {
+        if let Some(entry) = &self.0 {
+            entry.nanos.fetch_add(nanos(time), Relaxed);
+        }
+    }
+
+    /// One more of the same.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn add_one(&self) {
+        if let Some(entry) = &self.0 {
+            entry.times.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Meter {
+    /// Records all that this work does.
+    pub(crate) fn recorded_by(mut self, recording: Arc<Recording>) -> Self {
+        self.recording = Some(recording);
+        self
+    }
+
+    pub(crate) fn recording(&self) -> Option<&Arc<Recording>> {
+        self.recording.as_ref()
+    }
+
+    fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
+        self.chain().filter_map(Self::recording)
+    }
+
+    /// Notes something that is done here and now, wherever it is recorded.
+    #[inline]
+    pub(crate) fn record(&self, kind: Kind, text: Option<&str>) -> Recorded {
+        if !is_live() {
+            return Recorded::default();
+        }
+        memory::aside(|| self.record_in_all(kind, text, Site::capture))
+    }
+
+    /// Notes something that was done elsewhere.
+    pub(crate) fn record_in_all(
+        &self,
+        kind: Kind,
+        text: Option<&str>,
+        site: impl FnOnce() -> Site,
+    ) -> Recorded {
+        let mut recordings = self.recordings().peekable();
+        if recordings.peek().is_none() {
+            return Recorded::default();
+        }
+        let entry = Entry::new(kind, text, site());
+        recordings.for_each(|recording| recording.push(entry.clone()));
+        Recorded(Some(entry))
+    }
+
+    /// Notes that the work holds more memory than ever before, and where it is.
+    pub(crate) fn record_peak(&self) {
+        let Some(recording) = &self.recording else { return };
+        memory::aside(|| {
+            if let Some(site) = memory::peak_site() {
+                let mut peak = recording.peak.lock().unwrap_or_else(PoisonError::into_inner);
+                *peak = Some(Site(site.into()));
+            }
+        });
+    }
+}
+
+/// The subscriber of a recording, and the watch on memory, while the recorded work runs on this thread.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribed {
+    _subscriber: Option<DefaultGuard>,
+    watches: bool,
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        if self.watches {
+            memory::unwatch();
+        }
+    }
+}
+
+impl Subscribed {
+    /// Called before the work is entered. What runs here already is left as it is: the work may have
+    /// put a subscriber of its own in the place of ours.
+    #[inline]
+    pub(crate) fn new(
+        entering: Option<&Arc<Meter>>,
+        current: impl Fn() -> Option<Arc<Meter>>,
+    ) -> Self {
+        match entering {
+            Some(meter) if is_live() => Self::of(meter, current().as_deref()),
+            _ => Self::default(),
+        }
+    }
+
+    fn of(entering: &Meter, current: Option<&Meter>) -> Self {
+        let runs_here = |recording: &Arc<Recording>| {
+            current.is_some_and(|meter| meter.recordings().any(|r| Arc::ptr_eq(r, recording)))
+        };
+        let innermost =
+            entering.recordings().find(|recording| recording.subscriber.get().is_some());
+        let new = innermost.filter(|recording| !runs_here(recording));
+        let subscriber = new.and_then(|recording| recording.subscriber.get());
+        Self {
+            _subscriber: memory::aside(|| subscriber.map(set_default)),
+            watches: new.is_some() && memory::watch(),
+        }
+    }
+}
