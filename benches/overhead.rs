@@ -121,7 +121,7 @@ where
     group.bench_function("plain", |bencher| bencher.to_async(runtime).iter(plain));
     group.bench_function("metered", |bencher| {
         bencher.to_async(runtime).iter_custom(async |turns| {
-            let since = std::time::Instant::now();
+            let since = tokio::time::Instant::now();
             let all = async {
                 for _ in 0..turns {
                     metered().await;

@@ -239,7 +239,7 @@ mod tests {
     fn told(bound: u64, runs: impl IntoIterator<Item = i64>) -> Vec<usize> {
         let growth = Growth::new().warm_up(2).bytes(bound);
         let told = |(at, net)| growth.add("job", net).map(|_| at);
-        runs.into_iter().enumerate().map(|(at, net)| (at + 1, net)).filter_map(told).collect()
+        (1..).zip(runs).filter_map(told).collect()
     }
 
     #[test]
