@@ -107,13 +107,18 @@ pub(crate) enum Suspect {
 }
 
 impl Meter {
-    pub(crate) fn new(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
+    pub(crate) fn new(
+        origin: Origin,
+        name: Name,
+        budget: Budget,
+        reporter: Option<Arc<dyn Reporter>>,
+    ) -> Self {
         let times_polls = budget.limits().names(Resource::PollTime);
         Self {
             budget,
             name,
             reporter,
-            origin: Origin::default(),
+            origin,
             span: recording::current_span(),
             started: Instant::now(),
             stopped: OnceLock::new(),
@@ -140,11 +145,6 @@ impl Meter {
             #[cfg(feature = "testing")]
             recording: None,
         }
-    }
-
-    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
-        self.origin = origin;
-        self
     }
 
     pub(crate) fn origin(&self) -> &Origin {

@@ -48,7 +48,7 @@ impl Work {
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
-        let meter = Arc::new(Meter::new(name, budget, reporter).with_origin(origin));
+        let meter = Arc::new(Meter::new(origin, name, budget, reporter));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
         Self { meter: Some(meter), running: false, links: Links::Left(1) }
