@@ -169,6 +169,7 @@ impl Budget {
     /// body; **hard** by default: the work is cut.
     ///
     /// The work is polled before the clock is asked, so an answer that is ready is never thrown away.
+    /// A cut never comes early, and up to 5 ms late: the deadlines of a thread share one timer.
     ///
     /// A response body is looked at only when the server asks for its next piece, which it does not while
     /// the client takes none: bound that by the timeouts of the server.
