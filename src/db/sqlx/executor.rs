@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::execution::{Execution, uncounted};
 use super::pool::Pool;
 use super::request::Request;
-use super::stream::{Results, Step};
+use super::stream::{Results, Rows, Step};
 use crate::db::driver::Driver;
 
 impl<'c, DB> Executor<'c> for &'c mut Connection<DB>
@@ -31,27 +31,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let request = Request::new(query);
-        if request.may_be_batch() {
-            // Statement by statement, to count each.
-            let mut results = Results::<DB>::new(self, request, false);
-            return Box::pin(async move {
-                let mut total = DB::QueryResult::default();
-                while let Some(step) = next(&mut results).await {
-                    if let Step::<DB>::Left(result) = step? {
-                        total.extend([result]);
-                    }
-                }
-                Ok(total)
-            });
-        }
-        Box::pin(async move {
-            let (connection, was_interrupted) = self.parts();
-            let mut execution = Execution::new(request.start()?, was_interrupted);
-            let result = Driver { future: connection.execute(request) }.await;
-            execution.is_over();
-            result
-        })
+        Box::pin(execute::<DB>(self, Request::new(query)))
     }
 
     fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
@@ -59,7 +39,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let mut results = Results::<DB>::new(self, Request::new(query), false);
+        let mut results = Results::<DB>::new(self, Request::new(query), Rows::ThrownAway);
         Box::pin(try_stream! {
             while let Some(step) = next(&mut results).await {
                 if let Step::<DB>::Left(result) = step? {
@@ -74,7 +54,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(Results::<DB>::new(self, Request::new(query), true))
+        Box::pin(Results::<DB>::new(self, Request::new(query), Rows::HandedOut))
     }
 
     fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
@@ -82,16 +62,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let mut results = Results::<DB>::new(self, Request::new(query), true);
-        Box::pin(async move {
-            let mut rows = Vec::new();
-            while let Some(step) = next(&mut results).await {
-                if let Step::<DB>::Right(row) = step? {
-                    rows.push(row);
-                }
-            }
-            Ok(rows)
-        })
+        Box::pin(fetch_all::<DB>(self, Request::new(query)))
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
@@ -99,17 +70,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let request = Request::new(query);
-        Box::pin(async move {
-            let (connection, was_interrupted) = self.parts();
-            let mut execution = Execution::new(request.start()?, was_interrupted);
-            let row = Driver { future: connection.fetch_optional(request) }.await;
-            execution.is_over();
-            if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
-                query.add_rows(1);
-            }
-            row
-        })
+        Box::pin(fetch_optional::<DB>(self, Request::new(query)))
     }
 
     fn prepare_with<'e>(
@@ -148,7 +109,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { pool.checkout().await?.execute(request).await })
+        Box::pin(async move { execute::<DB>(&mut *pool.checkout().await?, request).await })
     }
 
     fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
@@ -174,7 +135,7 @@ where
         let (pool, request) = (self.clone(), Request::new(query));
         Box::pin(try_stream! {
             let mut connection = pool.checkout().await?;
-            let mut results = Results::<DB>::new(&mut connection, request, true);
+            let mut results = Results::<DB>::new(&mut connection, request, Rows::HandedOut);
             while let Some(step) = next(&mut results).await {
                 yield step?;
             }
@@ -187,7 +148,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { pool.checkout().await?.fetch_all(request).await })
+        Box::pin(async move { fetch_all::<DB>(&mut *pool.checkout().await?, request).await })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
@@ -196,7 +157,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { pool.checkout().await?.fetch_optional(request).await })
+        Box::pin(async move { fetch_optional::<DB>(&mut *pool.checkout().await?, request).await })
     }
 
     fn prepare_with<'e>(
@@ -218,6 +179,68 @@ where
         let pool = self.clone();
         Box::pin(async move { pool.checkout().await?.describe(sql).await })
     }
+}
+
+async fn execute<DB>(
+    connection: &mut Connection<DB>,
+    request: Request<DB>,
+) -> sqlx::Result<DB::QueryResult>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    if request.may_be_batch() {
+        // Statement by statement, to count each.
+        let mut results = Results::<DB>::new(connection, request, Rows::ThrownAway);
+        let mut total = DB::QueryResult::default();
+        while let Some(step) = next(&mut results).await {
+            if let Step::<DB>::Left(result) = step? {
+                total.extend([result]);
+            }
+        }
+        return Ok(total);
+    }
+    let (connection, was_interrupted) = connection.parts();
+    let mut execution = Execution::new(request.start()?, was_interrupted);
+    let result = Driver { future: connection.execute(request) }.await;
+    execution.is_over();
+    result
+}
+
+async fn fetch_all<DB>(
+    connection: &mut Connection<DB>,
+    request: Request<DB>,
+) -> sqlx::Result<Vec<DB::Row>>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    let mut results = Results::<DB>::new(connection, request, Rows::KeptForAWhile);
+    let mut rows = Vec::new();
+    while let Some(step) = next(&mut results).await {
+        if let Step::<DB>::Right(row) = step? {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+async fn fetch_optional<DB>(
+    connection: &mut Connection<DB>,
+    request: Request<DB>,
+) -> sqlx::Result<Option<DB::Row>>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    let (connection, was_interrupted) = connection.parts();
+    let mut execution = Execution::new(request.start()?, was_interrupted);
+    let row = Driver { future: connection.fetch_optional(request) }.await;
+    execution.is_over();
+    if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
+        query.add_rows(1);
+    }
+    row
 }
 
 async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {

@@ -18,8 +18,21 @@ pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database
 /// The results of one request; nothing is executed, and nothing counted, before the first poll.
 pub(super) struct Results<'e, DB: Database> {
     state: State<'e, DB>,
-    /// Whether rows go to the caller, or are thrown away by the executor's `execute`.
-    hands_out_rows: bool,
+    rows: Rows,
+    /// Not yet counted.
+    kept: u64,
+}
+
+/// What becomes of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// They go to the caller one by one, who can ask how many there were.
+    HandedOut,
+    /// They are kept until all are there, and asked for as long as there are any: so they are counted where
+    /// the next has to be waited for.
+    KeptForAWhile,
+    /// By the executor's `execute`.
+    ThrownAway,
 }
 
 enum State<'e, DB: Database> {
@@ -50,9 +63,9 @@ where
     pub(super) fn new(
         connection: &'e mut Connection<DB>,
         request: Request<DB>,
-        hands_out_rows: bool,
+        rows: Rows,
     ) -> Self {
-        Self { state: State::New { connection, request }, hands_out_rows }
+        Self { state: State::New { connection, request }, rows, kept: 0 }
     }
 
     fn start(&mut self) -> sqlx::Result<()> {
@@ -84,8 +97,8 @@ where
         {
             return Poll::Ready(Some(Err(refused)));
         }
-        let hands_out_rows = self.hands_out_rows;
-        let State::Running { results, execution, batch } = &mut self.state else {
+        let Self { state, rows, kept } = &mut *self;
+        let State::Running { results, execution, batch } = state else {
             return Poll::Ready(None);
         };
         let polled = driver::run(|| results.as_mut().poll_next(cx));
@@ -97,9 +110,14 @@ where
             }
             if let Poll::Ready(Some(step)) = &polled {
                 batch.arrived(step, query);
-                if hands_out_rows && matches!(step, Ok(Either::Right(_))) {
-                    query.add_rows(1);
+            }
+            match (&polled, *rows) {
+                (Poll::Ready(Some(Ok(Either::Right(_)))), Rows::HandedOut) => query.add_rows(1),
+                (Poll::Ready(Some(Ok(Either::Right(_)))), Rows::KeptForAWhile) => {
+                    *kept = kept.saturating_add(1);
                 }
+                _ if *kept > 0 => query.add_rows(mem::take(kept)),
+                _ => {}
             }
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
