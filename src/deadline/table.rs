@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -37,7 +38,22 @@ pub(super) struct Alarm {
     place: usize,
     /// In the time of the table.
     at: u64,
-    waker: Waker,
+    wakes: Identity,
+}
+
+/// Which waker it is, without being one more to it: as long as the table has that waker, no other has the
+/// same identity.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    data: usize,
+    vtable: usize,
+}
+
+impl Identity {
+    #[inline]
+    fn of(waker: &Waker) -> Self {
+        Self { data: waker.data().addr(), vtable: ptr::from_ref(waker.vtable()).addr() }
+    }
 }
 
 impl Alarm {
@@ -56,7 +72,7 @@ impl Alarm {
             let table = here.as_ref()?.table.clone();
             let at = table.time_of(at);
             let place = table.add(at, waker.clone());
-            Some(Self { table, place, at, waker: waker.clone() })
+            Some(Self { table, place, at, wakes: Identity::of(waker) })
         })
         .ok()
         .flatten()
@@ -65,7 +81,7 @@ impl Alarm {
     /// Whether all is as it was set: it has not rung, and would wake this task.
     #[inline]
     pub(super) fn is_waiting_for(&self, waker: &Waker) -> bool {
-        self.at > self.table.rung.load(Relaxed) && self.waker.will_wake(waker)
+        self.at > self.table.rung.load(Relaxed) && self.wakes == Identity::of(waker)
     }
 }
 
