@@ -2,7 +2,7 @@
 
 #[cfg(feature = "alloc")]
 pub(crate) use crate::alloc::counters::{
-    Delta, Sample, aside, is_installed as is_measured, leave_out, resume, since, start,
+    Delta, Sample, aside, end, is_installed as is_measured, leave_out, since, start,
 };
 
 #[cfg(all(feature = "alloc", feature = "testing"))]
@@ -40,7 +40,9 @@ mod absent {
         Delta::default()
     }
 
-    pub(crate) fn resume(_: i64) {}
+    pub(crate) fn end(_: Sample, _: i64) -> Delta {
+        Delta::default()
+    }
 
     pub(crate) fn leave_out(_: Delta, _: Sample, _: i64) -> Sample {
         Sample

@@ -122,8 +122,10 @@ pub(crate) fn since(start: Sample) -> Delta {
 
 /// Ends a stretch inside another one, whose peak so far was this.
 #[inline]
-pub(crate) fn resume(outer_peak: i64) {
+pub(crate) fn end(start: Sample, outer_peak: i64) -> Delta {
+    let stretch = since(start);
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
+    stretch
 }
 
 /// Leaves a stretch that is over out of the enclosing one, whose peak before it was this; returns where the

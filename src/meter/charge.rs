@@ -126,7 +126,7 @@ impl Meter {
         let recorded = self.record(Kind::Shape, None);
         let mut own = Some(Command { id, since, key: None, held_by, recorded });
         for (depth, meter) in self.chain().enumerate() {
-            let commands = meter.commands.get_or_init(|| crate::memory::aside(Box::default));
+            let commands = meter.expect_commands();
             commands.began(meter.started, since, depth < held_by, own.take());
             meter.add(Resource::Queries, 1, Suspect::TopStatement);
         }
@@ -261,6 +261,9 @@ impl Meter {
     /// what is live is a lower bound then; without this, each download would seem to hold its whole body.
     #[cfg(feature = "http")]
     pub(crate) fn hand_over(&self, bytes: u64) {
+        if bytes == 0 || self.live.load(Relaxed) == 0 {
+            return;
+        }
         let less = |live: u64| Some(live.saturating_sub(bytes));
         let _ = self.live.fetch_update(Relaxed, Relaxed, less);
     }

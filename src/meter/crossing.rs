@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::flags::Flags;
 use super::recording::current_span;
 use super::table::Entry;
 use super::{Meter, Suspect};
@@ -63,6 +64,7 @@ impl Meter {
             memory::aside(|| {
                 let violation = self.violation(resource, Severity::Hard, observed, limit, suspect);
                 drop(self.cut.set(Cut::new(violation)));
+                self.flags.set(Flags::CUT);
             });
         }
         self.cross_once(resource, Severity::Hard, observed, limit, suspect);
@@ -122,8 +124,8 @@ impl Meter {
             limit: resource.amount(limit),
             observed: resource.amount(observed),
             work: self.name.to_string(),
-            attributes: self.origin.attributes.clone(),
-            begun_by: self.origin.begun_by.as_ref().map(ToString::to_string),
+            attributes: self.origin().attributes.clone(),
+            begun_by: self.origin().begun_by.as_ref().map(ToString::to_string),
             place: current_span().metadata().map(|span| span.name().to_owned()),
             cause,
         }

@@ -3,6 +3,7 @@
 mod charge;
 mod checkpoint;
 mod crossing;
+mod flags;
 #[cfg(feature = "mongodb")]
 mod in_flight;
 pub(crate) mod recording;
@@ -26,6 +27,7 @@ use crate::scope;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::Severity;
+use flags::Flags;
 #[cfg(feature = "mongodb")]
 use in_flight::InFlight;
 use table::{Key, Table};
@@ -39,14 +41,18 @@ pub(crate) struct Meter {
     budget: Budget,
     name: Name,
     reporter: Option<Arc<dyn Reporter>>,
-    origin: Origin,
+    /// Nothing for most work, which then is that much smaller.
+    origin: Option<Box<Origin>>,
     /// Where events go that come up outside every span.
     span: Span,
     started: Instant,
-    /// When the wall time ended, where some of the work has gone on after that.
-    stopped: OnceLock<Instant>,
-    /// The unit of work inside which this one runs; settled when it is first entered.
-    parent: OnceLock<Option<Arc<Self>>>,
+    /// After how many nanoseconds the wall time ended, where some of the work has gone on after that; else
+    /// `UNKNOWN`.
+    stopped: AtomicU64,
+    /// What is asked on each poll.
+    flags: Flags,
+    /// The unit of work inside which this one runs, once that is settled and if there is one.
+    parent: OnceLock<Arc<Self>>,
     used: [AtomicU64; Resource::COUNT],
     /// Live bytes. `Memory` in `used` is their peak.
     live: AtomicU64,
@@ -54,8 +60,8 @@ pub(crate) struct Meter {
     freed_of_others: AtomicU64,
     busy: AtomicU64,
     unmetered: AtomicU64,
-    /// How long the work waited before it was started, where that is known.
-    queue_time: OnceLock<Duration>,
+    /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
+    queue_time: AtomicU64,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
     commands: OnceLock<Box<InFlight>>,
@@ -64,8 +70,6 @@ pub(crate) struct Meter {
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
     cut: OnceLock<Cut>,
-    /// Whether other tasks may charge this account as well, and so cut the work while it waits.
-    is_shared: AtomicBool,
     /// Wakes the work.
     waker: Mutex<Option<Waker>>,
     refused: AtomicBool,
@@ -74,11 +78,12 @@ pub(crate) struct Meter {
     parts_abandoned: AtomicU32,
     /// The limits on the wall time have been checked, for good.
     timeless: AtomicBool,
-    /// Asked on each poll, hence kept.
-    times_polls: AtomicBool,
     #[cfg(feature = "testing")]
     recording: Option<Arc<recording::Recording>>,
 }
+
+/// A time that is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Which run of its name a unit of work is, and who began it.
 #[derive(Debug, Default)]
@@ -89,10 +94,19 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// What is said of work of which nothing is known.
+    const UNKNOWN: &'static Self = &Self { attributes: Attributes::new(), begun_by: None };
+
     /// Work that is made here.
     pub(crate) fn here() -> Self {
         let begun_by = scope::current().map(|meter| meter.name.clone());
         Self { attributes: Attributes::new(), begun_by }
+    }
+
+    /// Nothing if there is nothing to tell; nobody's memory otherwise.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        let tells = self.begun_by.is_some() || !self.attributes.is_empty();
+        tells.then(|| memory::aside(|| Box::new(self)))
     }
 }
 
@@ -108,12 +122,12 @@ pub(crate) enum Suspect {
 
 impl Meter {
     pub(crate) fn new(
-        origin: Origin,
+        origin: Option<Box<Origin>>,
         name: Name,
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
-        let times_polls = budget.limits().names(Resource::PollTime);
+        let flags = Flags::new(budget.limits().names(Resource::PollTime));
         Self {
             budget,
             name,
@@ -121,34 +135,33 @@ impl Meter {
             origin,
             span: recording::current_span(),
             started: Instant::now(),
-            stopped: OnceLock::new(),
+            stopped: AtomicU64::new(UNKNOWN),
+            flags,
             parent: OnceLock::new(),
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
             freed_of_others: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             unmetered: AtomicU64::new(0),
-            queue_time: OnceLock::new(),
+            queue_time: AtomicU64::new(UNKNOWN),
             #[cfg(feature = "mongodb")]
             commands: OnceLock::new(),
             statements: Table::default(),
             externals: Table::default(),
             crossed: AtomicU64::new(0),
             cut: OnceLock::new(),
-            is_shared: AtomicBool::new(false),
             waker: Mutex::new(None),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             parts_abandoned: AtomicU32::new(0),
             timeless: AtomicBool::new(false),
-            times_polls: AtomicBool::new(times_polls),
             #[cfg(feature = "testing")]
             recording: None,
         }
     }
 
     pub(crate) fn origin(&self) -> &Origin {
-        &self.origin
+        self.origin.as_deref().unwrap_or(Origin::UNKNOWN)
     }
 
     /// How long ago the work began.
@@ -183,17 +196,25 @@ impl Meter {
     /// Notes how long the work waited before it was started.
     #[cfg(feature = "http")]
     pub(crate) fn set_queue_time(&self, waited: Duration) {
-        self.queue_time.get_or_init(|| waited);
+        self.queue_time.store(nanos(waited), Relaxed);
     }
 
-    /// Settles inside which work this one runs. Only the first call counts.
+    /// Settles inside which work this one runs, unless that is settled.
+    ///
+    /// Called by the one that runs the work. Whoever else knows of the account has settled it before, so
+    /// that nobody sees it half settled.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
-        if let Some(parent) = &parent {
-            parent.share();
+        if self.flags.any(Flags::SETTLED) {
+            return;
         }
-        self.parent.get_or_init(|| parent);
-        let times_polls = self.chain().any(|meter| meter.limits().names(Resource::PollTime));
-        self.times_polls.store(times_polls, Relaxed);
+        if let Some(parent) = parent {
+            parent.share();
+            let parent = self.parent.get_or_init(|| parent);
+            if parent.flags.any(Flags::TIMES_POLLS) {
+                self.flags.set(Flags::TIMES_POLLS);
+            }
+        }
+        self.flags.set(Flags::SETTLED);
     }
 
     /// Settles what this account is charged to, if it is not yet.
@@ -201,26 +222,17 @@ impl Meter {
     /// What has begun under some accounts must end under the same ones, and no parent may become the child
     /// of its child.
     pub(crate) fn settle(&self) {
-        for meter in self.chain() {
-            meter.parent.get_or_init(|| None);
-        }
+        self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED));
     }
 
     /// Notes that other tasks may charge this account, and all that it is charged to, as well.
     pub(crate) fn share(&self) {
-        self.settle();
-        self.chain().for_each(|meter| meter.is_shared.store(true, Relaxed));
-    }
-
-    /// Whether this work, or one that it runs inside, limits the time of polls.
-    #[inline]
-    pub(crate) fn times_polls(&self) -> bool {
-        self.times_polls.load(Relaxed)
+        self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED | Flags::SHARED));
     }
 
     /// This account and all that it is charged to as well, from the inside out.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &Self> {
-        iter::successors(Some(self), |meter| meter.parent.get()?.as_deref())
+        iter::successors(Some(self), |meter| meter.parent.get().map(|parent| &**parent))
     }
 
     /// When the time of this work alone is up.
@@ -268,18 +280,24 @@ impl Meter {
         self.cut.get()
     }
 
+    /// Whether there is anything to be asked of [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut) after a
+    /// poll.
+    #[inline]
+    pub(crate) fn may_be_cut(&self) -> bool {
+        self.flags.any(Flags::CUT | Flags::SHARED)
+    }
+
     /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
     /// will be woken by one that comes up elsewhere.
-    #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
-        if self.is_shared.load(Relaxed) {
+        if self.flags.any(Flags::SHARED) {
             *self.waker() = Some(cx.waker().clone());
         }
         self.cut()
     }
 
     fn wake(&self) {
-        if self.is_shared.load(Relaxed) {
+        if self.flags.any(Flags::SHARED) {
             let waker = self.waker().take();
             waker.into_iter().for_each(Waker::wake);
         }
@@ -325,18 +343,22 @@ impl Meter {
         self.refused.load(Relaxed)
     }
 
-    /// The headers of a response are there, with which limits on the wall time can end.
+    /// The headers of a response are there; whether limits on the wall time have ended with them.
     #[cfg(feature = "http")]
-    pub(crate) fn headers_are_there(&self) {
-        if self.limits().end_at_headers {
+    pub(crate) fn headers_are_there(&self) -> bool {
+        let is_timeless = self.limits().end_at_headers;
+        if is_timeless {
             self.check_wall_time();
         }
+        is_timeless
     }
 
     /// Notes that the wall time of the work is over.
     pub(crate) fn stop_clock(&self) {
         self.check_wall_time();
-        self.stopped.get_or_init(Instant::now);
+        let now = nanos(self.started.elapsed());
+        // Only the first call counts; if it was one before, its time stands.
+        let _ = self.stopped.compare_exchange(UNKNOWN, now, Relaxed, Relaxed);
     }
 
     fn check_wall_time(&self) {
@@ -363,13 +385,29 @@ impl Meter {
         (self.crossed.load(Relaxed) & soft).count_ones()
     }
 
-    /// Notes that a poll of the work begins.
-    #[cfg(feature = "mongodb")]
+    /// Notes that a poll of the work begins; since when it runs, if that is to be known.
     #[inline]
-    pub(crate) fn polled(&self) {
+    pub(crate) fn polled(&self) -> Option<Instant> {
+        let is_asked = self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS);
+        if is_asked { self.note_poll() } else { None }
+    }
+
+    #[cold]
+    fn note_poll(&self) -> Option<Instant> {
+        #[cfg(feature = "mongodb")]
         if let Some(commands) = self.commands.get() {
             commands.polled(self.started);
         }
+        self.flags.any(Flags::TIMES_POLLS).then(Instant::now)
+    }
+
+    /// The commands under way, from the first one on.
+    #[cfg(feature = "mongodb")]
+    fn expect_commands(&self) -> &InFlight {
+        self.commands.get_or_init(|| {
+            self.flags.set(Flags::COMMANDS);
+            memory::aside(Box::default)
+        })
     }
 
     /// Whether commands that must not be dropped half way are under way.
@@ -436,11 +474,8 @@ impl Meter {
             retained: measured(live.saturating_add_signed(pending.net)),
             external_calls: count(Resource::ExternalCalls),
             external_time: time(Resource::ExternalTime),
-            total_time: self.stopped.get().map_or_else(
-                || self.started.elapsed(),
-                |stopped| stopped.saturating_duration_since(self.started),
-            ),
-            queue_time: self.queue_time.get().copied(),
+            total_time: known(&self.stopped).unwrap_or_else(|| self.started.elapsed()),
+            queue_time: known(&self.queue_time),
             poll_time: polls_are_timed.then(|| time(Resource::PollTime)),
             busy_time: polls_are_timed.then(|| Duration::from_nanos(self.busy.load(Relaxed))),
             response_bytes: count(Resource::ResponseBytes),
@@ -448,13 +483,23 @@ impl Meter {
     }
 }
 
+fn known(nanos: &AtomicU64) -> Option<Duration> {
+    let nanos = nanos.load(Relaxed);
+    (nanos != UNKNOWN).then(|| Duration::from_nanos(nanos))
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
-        // Made aside, so freed aside.
-        memory::aside(|| {
-            drop(self.cut.take());
-            #[cfg(feature = "mongodb")]
-            drop(self.commands.take());
-        });
+        // Made aside, so freed aside; but what is in the first box was made by others.
+        if let Some(origin) = self.origin.take() {
+            drop(memory::aside(|| *origin));
+        }
+        if self.flags.any(Flags::CUT | Flags::COMMANDS) {
+            memory::aside(|| {
+                drop(self.cut.take());
+                #[cfg(feature = "mongodb")]
+                drop(self.commands.take());
+            });
+        }
     }
 }

@@ -182,8 +182,10 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // What was not charged to anybody must not be taken off anybody's account either.
-        memory::aside(|| drop(self.first.take()));
+        if let Some(first) = self.first.take() {
+            // What was not charged to anybody must not be taken off anybody's account either.
+            memory::aside(|| drop(first));
+        }
     }
 }
 

@@ -47,11 +47,21 @@ impl Here {
     /// Returns what was allocated and freed meanwhile.
     #[inline]
     fn leave(&self, slot: &mut Option<Arc<Meter>>, outer: &OuterMemory) -> Delta {
-        let memory = memory::since(self.start.replace(outer.start));
-        memory::resume(outer.peak);
+        let memory = memory::end(self.start.replace(outer.start), outer.peak);
         *slot = self.replace(slot.take());
         memory
     }
+}
+
+/// Whether any unit of work is running here.
+#[inline]
+pub(crate) fn is_any() -> bool {
+    HERE.with(|here| {
+        let meter = here.replace(None);
+        let is_any = meter.is_some();
+        here.replace(meter);
+        is_any
+    })
 }
 
 /// The unit of work that is running here.
@@ -106,11 +116,7 @@ impl<'a> Entered<'a> {
     /// With an empty slot, and where this very work is running here already, all stays as it is.
     #[inline]
     pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
-        let polled = slot.as_deref().filter(|meter| meter.times_polls()).map(|_| Instant::now());
-        #[cfg(feature = "mongodb")]
-        if let Some(meter) = slot {
-            meter.polled();
-        }
+        let polled = slot.as_deref().and_then(Meter::polled);
         let subscribed = Subscribed::new(slot.as_ref(), current);
         let outer = HERE.with(|here| here.enter(slot));
         Self { slot, outer, polled, _subscribed: subscribed }
@@ -118,7 +124,8 @@ impl<'a> Entered<'a> {
 }
 
 impl Drop for Entered<'_> {
-    #[inline]
+    // A call, with what it takes to make one, costs as much as what is done.
+    #[inline(always)]
     fn drop(&mut self) {
         let Some(outer) = &self.outer else { return };
         let polled = self.polled.map(|since| since.elapsed());

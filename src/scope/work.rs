@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 #[cfg(feature = "http")]
 use std::time::Duration;
 
-use super::current::{Entered, current};
+use super::current::{Entered, current, is_any};
 use crate::budget::Budget;
 use crate::error::Cut;
 use crate::memory;
@@ -36,9 +36,7 @@ enum Links {
 impl Work {
     #[cfg(feature = "http")]
     pub(crate) fn start(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
-        let mut work = Self::start_from(Origin::default(), name, budget, reporter);
-        work.links = Links::Left(2);
-        work
+        Self::start_with(None, name, budget, reporter, 2)
     }
 
     /// Starts work of which it is known which run it is, and in which other work it was made.
@@ -48,37 +46,48 @@ impl Work {
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
+        Self::start_with(origin.boxed(), name, budget, reporter, 1)
+    }
+
+    fn start_with(
+        origin: Option<Box<Origin>>,
+        name: Name,
+        budget: Budget,
+        reporter: Option<Arc<dyn Reporter>>,
+        pieces: u8,
+    ) -> Self {
         let meter = Arc::new(Meter::new(origin, name, budget, reporter));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
-        Self { meter: Some(meter), running: false, links: Links::Left(1) }
+        Self { meter: Some(meter), running: false, links: Links::Left(pieces) }
     }
 
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
+    #[inline]
     pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
         if let Links::Left(left) = self.links {
             self.link(left);
         }
         let panicked = self.running;
         self.running = true;
-        let entered = Entered::new(&mut self.meter);
-        let result = piece();
-        drop(entered);
+        let result = {
+            let _entered = Entered::new(&mut self.meter);
+            piece()
+        };
         // Not reached by a panic, which is then never forgotten.
         self.running = panicked;
         result
     }
 
-    #[cold]
     fn link(&mut self, left: u8) {
-        let outer = current();
-        let is_last = left <= 1;
-        self.links = match is_last || outer.is_some() {
-            true => Links::Settled,
-            false => Links::Left(1),
-        };
-        if let (Links::Settled, Some(meter)) = (self.links, &self.meter) {
-            meter.link(outer);
+        let is_inside = is_any();
+        if left > 1 && !is_inside {
+            self.links = Links::Left(left.saturating_sub(1));
+            return;
+        }
+        self.links = Links::Settled;
+        if let Some(meter) = &self.meter {
+            meter.link(if is_inside { current() } else { None });
         }
     }
 
@@ -98,7 +107,7 @@ impl Work {
     /// A finished answer stands, unless it was made without something that was refused.
     #[inline]
     pub(crate) fn cut(&self, finished: bool) -> Option<Cut> {
-        let meter = self.meter.as_ref()?;
+        let meter = self.meter.as_deref().filter(|meter| meter.may_be_cut())?;
         let cut = meter.cut()?;
         (!finished || meter.is_refused()).then(|| cut.clone())
     }
@@ -107,7 +116,7 @@ impl Work {
     /// none yet, that one will wake this task.
     #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<Cut> {
-        self.meter.as_ref()?.poll_cut(cx).cloned()
+        self.meter.as_deref().filter(|meter| meter.may_be_cut())?.poll_cut(cx).cloned()
     }
 
     /// Ends the work because its time is up.

@@ -7,8 +7,8 @@ use super::observer::{Observer, Tickets};
 use super::record::Record;
 use crate::budget::Budget;
 use crate::limit::Limit;
+use crate::meter::Meter;
 use crate::meter::recording::Recording;
-use crate::meter::{Meter, Origin};
 use crate::report::Name;
 use crate::scope::{self, InCurrentBudget};
 
@@ -63,7 +63,7 @@ impl Measurement {
         recording.subscribe(subscriber);
         // Polls are timed where they are limited.
         let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));
-        let meter = Meter::new(Origin::default(), Name::from("measured"), budget, None);
+        let meter = Meter::new(None, Name::from("measured"), budget, None);
         let meter = Arc::new(meter.recorded_by(recording.clone()));
         meter.link(scope::current());
         Self { meter, recording, tickets }
