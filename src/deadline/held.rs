@@ -69,6 +69,20 @@ impl<T> Held<T> {
         }
     }
 
+    /// Drops what is held now that it is done, unless it lies in a box: then commands may be under way.
+    #[cfg(feature = "http")]
+    pub(crate) fn clear_inline(mut self: Pin<&mut Self>) {
+        if matches!(*self, Self::Inline { .. }) {
+            self.set(Self::Done);
+        }
+    }
+
+    /// Whether there is nothing left to drop.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
     /// Ends the work early, and drops what is held inside its scope: now, or once the MongoDB commands
     /// that it waits for are over.
     pub(crate) fn end_early(mut self: Pin<&mut Self>, mut work: Work, outcome: Outcome) {

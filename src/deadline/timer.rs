@@ -24,6 +24,12 @@ impl Timer {
         Self { at, alarm: None }
     }
 
+    /// One that has not been set yet, with the deadline of this one.
+    #[cfg(feature = "http")]
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.at)
+    }
+
     /// Whether the time is up; if not, the task will be woken when it is, a few milliseconds late at most.
     #[inline]
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {

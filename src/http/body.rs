@@ -62,7 +62,13 @@ impl Complete {
 }
 
 impl<B: Body + Detachable> ResponseBody<B> {
-    pub(super) fn new(body: B, work: Work, status: StatusCode, is_head: bool) -> Self {
+    pub(super) fn new(
+        body: B,
+        work: Work,
+        timer: Timer,
+        status: StatusCode,
+        is_head: bool,
+    ) -> Self {
         let outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
         // The server drops the body of an answer that by definition has none.
         let is_bodiless = is_head
@@ -70,13 +76,11 @@ impl<B: Body + Detachable> ResponseBody<B> {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_empty = is_bodiless || body.is_end_stream();
         let length = if is_empty { Some(0) } else { body.size_hint().exact() };
-        if let Some(meter) = work.meter() {
-            meter.headers_are_there();
-        }
+        let is_timeless = work.meter().is_some_and(|meter| meter.headers_are_there());
         Self {
             inner: Held::new(body, poll_on),
             rejection: None,
-            timer: Timer::new(work.deadline()),
+            timer: if is_timeless { Timer::new(None) } else { timer },
             idle: Idle::default(),
             work: Some(work),
             sent: 0,
@@ -102,6 +106,9 @@ impl<B> ResponseBody<B> {
 /// Drops the body, then reports the end, unless both were done before.
 fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     let Some(mut work) = work.take() else { return };
+    if inner.is_done() {
+        return work.finish(outcome);
+    }
     let is_early = matches!(outcome, Outcome::Cut | Outcome::Cancelled);
     // One side of a merged body may have failed while the other waits for its command.
     if is_early || work.has_commands_under_way() {
@@ -142,7 +149,16 @@ where
         let Some(work) = this.work else { return Poll::Ready(None) };
         let (polled, is_end) = work.run(|| {
             let mut inner = this.inner.as_mut().as_pin_mut().expect("there as long as the work is");
-            (inner.as_mut().poll_frame(cx), inner.is_end_stream())
+            let polled = inner.as_mut().poll_frame(cx);
+            let is_end = match &polled {
+                Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
+                Poll::Ready(_) => true,
+                Poll::Pending => false,
+            };
+            if is_end {
+                this.inner.as_mut().clear_inline();
+            }
+            (polled, is_end)
         });
         if polled.is_ready() {
             this.idle.as_mut().end(work);
@@ -168,7 +184,6 @@ where
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 *this.sent = this.sent.saturating_add(length);
                 add_sent(work, length);
-                let is_end = is_end || frame.is_trailers();
                 // All of it was handed over, even if trailers may follow.
                 let is_whole = is_end || this.complete.length == Some(*this.sent);
                 // A frame that completes the answer is never thrown away; the next of an endless

@@ -81,7 +81,7 @@ where
             },
             (None, Some(answer)) => {
                 let work = this.work.take().expect("taken only here");
-                return Poll::Ready(answered(answer, work, *this.is_head));
+                return Poll::Ready(answered(answer, work, this.timer.again(), *this.is_head));
             }
             (Some(cut), answer) => {
                 // An answer made without what was refused; its body belongs to the work.
@@ -100,12 +100,13 @@ where
 fn answered<B: Body + Detachable, E>(
     answer: Result<Response<B>, E>,
     mut work: Work,
+    timer: Timer,
     is_head: bool,
 ) -> Result<Response<ResponseBody<B>>, E> {
     match answer {
         Ok(response) => {
             let status = response.status();
-            Ok(response.map(|body| ResponseBody::new(body, work, status, is_head)))
+            Ok(response.map(|body| ResponseBody::new(body, work, timer, status, is_head)))
         }
         Err(error) => {
             work.finish(Outcome::Error);
