@@ -31,7 +31,6 @@ pin_project! {
         work: Option<Work>,
         #[pin]
         timer: Timer,
-        #[pin]
         idle: Idle,
         sent: u64,
         complete: Complete,
@@ -161,7 +160,7 @@ where
             (polled, is_end)
         });
         if polled.is_ready() {
-            this.idle.as_mut().end(work);
+            this.idle.end(work);
         }
         let cut_by = |work: &Work| match work.cut(false) {
             None if this.timer.is_elapsed() => Some(work.time_is_up()),

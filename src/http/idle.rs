@@ -3,53 +3,59 @@
 use std::pin::Pin;
 use std::task::Context;
 
-use pin_project_lite::pin_project;
-
 use crate::deadline::Timer;
 use crate::error::Cut;
+use crate::memory;
 use crate::meter::Suspect;
 use crate::resource::Resource;
 use crate::scope::Work;
 use crate::time::{Instant, nanos};
 
-pin_project! {
-    /// The wait for the next piece, if one is being waited for and its length matters.
-    #[derive(Debug, Default)]
-    pub(super) struct Idle {
-        since: Option<Instant>,
-        #[pin]
-        timer: Option<Timer>,
-    }
+/// A wait for the next piece whose length matters.
+#[derive(Debug)]
+pub(super) struct Wait {
+    since: Instant,
+    timer: Timer,
 }
+
+/// The wait for the next piece, if there is one now.
+///
+/// In a box: few bodies are limited so, and fewer have to be waited for.
+#[derive(Debug, Default)]
+pub(super) struct Idle(Option<Box<Wait>>);
 
 impl Idle {
     /// Whether the wait has been too long; if not, the task will be woken when it is.
-    pub(super) fn poll_elapsed(
-        self: Pin<&mut Self>,
-        work: &Work,
-        cx: &mut Context<'_>,
-    ) -> Option<Cut> {
+    pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> Option<Cut> {
         let limits = work.meter()?.limits();
         if !limits.names(Resource::BodyIdle) {
             return None;
         }
-        let mut this = self.project();
-        let since = *this.since.get_or_insert_with(Instant::now);
-        if this.timer.is_none() {
+        let wait = self.0.get_or_insert_with(|| {
+            let since = Instant::now();
             let longest = limits.hard_time(Resource::BodyIdle);
             let at = longest.and_then(|longest| since.checked_add(longest));
-            this.timer.set(Some(Timer::new(at)));
-        }
-        let is_elapsed = this.timer.as_pin_mut()?.poll_elapsed(cx);
-        is_elapsed.then(|| work.was_idle(since.elapsed()))
+            memory::aside(|| Box::new(Wait { since, timer: Timer::new(at) }))
+        });
+        let is_elapsed = Pin::new(&mut wait.timer).poll_elapsed(cx);
+        is_elapsed.then(|| work.was_idle(wait.since.elapsed()))
     }
 
     /// Ends the wait: a piece is there, or the end.
-    pub(super) fn end(self: Pin<&mut Self>, work: &Work) {
-        let mut this = self.project();
-        if let (Some(since), Some(meter)) = (this.since.take(), work.meter()) {
-            this.timer.set(None);
-            meter.raise(Resource::BodyIdle, nanos(since.elapsed()), Suspect::Nobody);
+    pub(super) fn end(&mut self, work: &Work) {
+        if let (Some(wait), Some(meter)) = (self.0.take(), work.meter()) {
+            let waited = wait.since.elapsed();
+            memory::aside(|| drop(wait));
+            meter.raise(Resource::BodyIdle, nanos(waited), Suspect::Nobody);
+        }
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // Made aside, so freed aside.
+        if let Some(wait) = self.0.take() {
+            memory::aside(|| drop(wait));
         }
     }
 }

@@ -14,7 +14,14 @@ pub(crate) use crate::key::Key;
 /// not fit any more (some hundred to some thousand texts) is not told apart and only counted in `left_out`.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    first: OnceLock<Box<Block>>,
+    /// Most work has but one statement or none, so what is not needed for that is made when it is.
+    head: OnceLock<Box<Head>>,
+}
+
+#[derive(Debug)]
+struct Head {
+    first: Block,
+    /// Bytes of texts.
     kept: AtomicUsize,
     left_out: AtomicU64,
 }
@@ -69,11 +76,12 @@ impl Table {
 
     /// Counts one more of this text, unless that would be more than so many.
     pub(crate) fn take(&self, key: Key, text: &str, most: u64) -> Option<u64> {
-        let Some(entry) = self.entry(key) else {
-            self.left_out.fetch_add(1, Relaxed);
+        let head = self.head();
+        let Some(entry) = head.entry(key) else {
+            head.left_out.fetch_add(1, Relaxed);
             return Some(0);
         };
-        entry.text.get_or_init(|| self.keep(text));
+        entry.text.get_or_init(|| head.keep(text));
         let one_more = |count: u64| (count < most).then(|| count.saturating_add(1));
         let before = entry.count.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(before.saturating_add(1))
@@ -81,7 +89,7 @@ impl Table {
 
     /// Takes back one that was counted, because it is not executed after all.
     pub(crate) fn give_back(&self, key: Key) {
-        let count = self.find(key).map_or(&self.left_out, |entry| &entry.count);
+        let count = self.find(key).map_or(&self.head().left_out, |entry| &entry.count);
         count.fetch_sub(1, Relaxed);
     }
 
@@ -94,7 +102,7 @@ impl Table {
         let entry = match by {
             // Either counted, or a statement of the driver's own.
             By::MeteredDriver => self.find(key),
-            By::Anyone | By::Others => self.entry(key),
+            By::Anyone | By::Others => self.head().entry(key),
         };
         let Some(entry) = entry else { return by == By::Others };
         let seen = entry.seen.fetch_add(1, Relaxed).saturating_add(1);
@@ -104,7 +112,7 @@ impl Table {
             By::Others => true,
         };
         if is_uncounted {
-            entry.text.get_or_init(|| self.keep(text));
+            entry.text.get_or_init(|| self.head().keep(text));
         }
         is_uncounted
     }
@@ -142,21 +150,33 @@ impl Table {
 
     /// How often a text was counted that could not be told apart.
     pub(crate) fn left_out(&self) -> u64 {
-        self.left_out.load(Relaxed)
+        self.head.get().map_or(0, |head| head.left_out.load(Relaxed))
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {
-        iter::successors(self.first.get(), |block| block.next.get()).map(|block| &**block)
+        let first = self.head.get().map(|head| &head.first);
+        iter::successors(first, |block| block.next.get().map(|next| &**next))
     }
 
+    fn head(&self) -> &Head {
+        self.head.get_or_init(|| {
+            memory::aside(|| {
+                let first = Block::new(Self::SIZES[0]);
+                Box::new(Head { first, kept: AtomicUsize::new(0), left_out: AtomicU64::new(0) })
+            })
+        })
+    }
+}
+
+impl Head {
     /// The entry of this key, taken now if need be.
     ///
     /// Every thread looks at the same places in the same order and a place is never given back, so
     /// no key gets two entries.
     fn entry(&self, key: Key) -> Option<&Entry> {
-        let mut place = &self.first;
-        for size in Self::SIZES {
-            let block = place.get_or_init(|| memory::aside(|| Box::new(Block::new(size))));
+        let mut block = &self.first;
+        let mut sizes = Table::SIZES[1..].iter();
+        loop {
             for entry in block.probe(key) {
                 match entry.key.compare_exchange(0, key.raw(), Relaxed, Relaxed) {
                     Ok(_) => return Some(entry),
@@ -164,16 +184,16 @@ impl Table {
                     Err(_) => {}
                 }
             }
-            place = &block.next;
+            let size = *sizes.next()?;
+            block = block.next.get_or_init(|| memory::aside(|| Box::new(Block::new(size))));
         }
-        None
     }
 
     /// The text to keep: whole, or its beginning, or nothing once too much is kept.
     fn keep(&self, text: &str) -> Box<str> {
-        let text = &text[..text.floor_char_boundary(Self::LONGEST)];
+        let text = &text[..text.floor_char_boundary(Table::LONGEST)];
         let before = self.kept.fetch_add(text.len(), Relaxed);
-        if before.saturating_add(text.len()) > Self::MOST_BYTES {
+        if before.saturating_add(text.len()) > Table::MOST_BYTES {
             return Box::default();
         }
         memory::aside(|| text.into())
@@ -182,9 +202,9 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        if let Some(first) = self.first.take() {
+        if let Some(head) = self.head.take() {
             // What was not charged to anybody must not be taken off anybody's account either.
-            memory::aside(|| drop(first));
+            memory::aside(|| drop(head));
         }
     }
 }
