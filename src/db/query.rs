@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::error::Cut;
-use crate::meter::recording::{Kind, Recorded};
+use crate::meter::recording::{self, Kind, Recorded};
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::report::unmeasured::statements_are_metered;
@@ -56,13 +56,13 @@ impl Query {
         statements_are_metered();
         let key = Key::of(statement);
         let meter = scope::current();
-        if let Some(meter) = &meter {
+        let recorded = if let Some(meter) = &meter {
             meter.take_statement(key, statement)?;
+            meter.record(kind, Some(statement))
         } else {
             UNATTRIBUTED.fetch_add(1, Relaxed);
-        }
-        let record = |meter: &Arc<Meter>| meter.record(kind, Some(statement));
-        let recorded = meter.as_ref().map(record).unwrap_or_default();
+            recording::record_elsewhere(kind, Some(statement))
+        };
         let waiting_since = Some(Instant::now());
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }

@@ -6,6 +6,10 @@ use crate::violation::Line;
 
 pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
                                 the client by `request_budget::mongodb::Client`";
+pub(super) const CARRY: &str = "carry along the tasks that are part of the work, `request_budget::task::spawn` or \
+                                `.in_current_budget()`; measure a server by a `Recorder`";
+pub(super) const RECORD: &str =
+    "put it around the whole service that the client asks, `.layer(recorder.layer())`";
 pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: CountingAllocator = \
                                     CountingAllocator::system();`";
 

@@ -162,21 +162,36 @@ impl<T> Record<T> {
 
 /// Why nothing can be said about statements, if so; what wants to know comes first.
 pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<String>)> {
-    let unmetered = account.usage.unmetered;
+    let (unmetered, elsewhere) = (account.usage.unmetered, account.elsewhere());
     let took_part = account.usage.queries > 0 || account.usage.transactions > 0;
-    let why = if !took_part && unmetered > 0 {
-        format!(
-            "no metered pool or client took part in the work, while {unmetered} {} ran unmetered",
-            statements(unmetered)
-        )
-    } else if !account.sight.pool_exists {
-        "no metered pool or client exists in this process".to_owned()
-    } else if !took_part && !account.sight.events {
-        format!("none was counted, and {}", message::NO_EVENTS)
-    } else {
-        return None;
+    let found =
+        |why: String, advice: &str| Some((format!("{who}, but {why}"), vec![advice.to_owned()]));
+    if !took_part && unmetered > 0 {
+        let statements = statements(unmetered);
+        let why = format!(
+            "no metered pool or client took part in the work, while {unmetered} {statements} ran unmetered"
+        );
+        return found(why, advice::METER);
+    }
+    if !account.sight.pool_exists {
+        return found("no metered pool or client exists in this process".to_owned(), advice::METER);
+    }
+    let meanwhile = match elsewhere {
+        0 => String::new(),
+        n => format!(", while {n} {} ran in other tasks", statements(n)),
     };
-    Some((format!("{who}, but {why}"), vec![advice::METER.to_owned()]))
+    let is_unserved = account.sight.served.is_some_and(|served| served.requests == 0);
+    if is_unserved && (!took_part || elsewhere > 0) {
+        let none = "no request passed through the layer of the `Recorder`";
+        return found(format!("{none}{meanwhile}"), advice::RECORD);
+    }
+    if !took_part && elsewhere > 0 {
+        return found(format!("the work itself executed none{meanwhile}"), advice::CARRY);
+    }
+    if !took_part && !account.sight.events {
+        return found(format!("none was counted, and {}", message::NO_EVENTS), advice::METER);
+    }
+    None
 }
 
 fn statements(n: u64) -> &'static str {

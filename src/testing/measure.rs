@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::observer::{Observer, Tickets};
-use super::record::Record;
+use super::record::{Record, Served};
 use crate::budget::Budget;
 use crate::limit::Limit;
 use crate::meter::Meter;
@@ -45,7 +45,7 @@ use crate::scope::{self, InCurrentBudget};
 pub async fn measure<F: Future>(future: F) -> Record<F::Output> {
     let measurement = Measurement::start();
     let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
-    measurement.end(output, 0)
+    measurement.end(output, None)
 }
 
 /// A measurement that is running.
@@ -69,10 +69,10 @@ impl Measurement {
         Self { meter, recording, tickets }
     }
 
-    pub(super) fn end<T>(self, output: T, unfinished: usize) -> Record<T> {
+    pub(super) fn end<T>(self, output: T, served: Option<Served>) -> Record<T> {
         self.tickets.settle();
         #[cfg(feature = "mongodb")]
         self.meter.settle_commands();
-        Record::new(output, &self.meter, &self.recording, unfinished)
+        Record::new(output, &self.meter, &self.recording, served)
     }
 }

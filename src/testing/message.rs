@@ -8,14 +8,11 @@ use bytesize::ByteSize;
 
 use super::github;
 use super::record::{Account, CallSite, ExternalCall, Statement};
-use super::site::Place;
+use super::site::{Lack, Place};
 use crate::resource::{Resource, Time};
 
 pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
                                     out by a `max_level` feature of `tracing`";
-
-const NO_PLACE: &str =
-    "(place unknown: no debug info; set `debug = \"line-tables-only\"` in the profile)";
 
 /// What an assertion found.
 #[derive(Debug, Default)]
@@ -96,6 +93,11 @@ fn print(text: &mut String, account: &Account, style: Style) {
         line(text, format_args!("{head}{}, in no count", usage.unmetered));
         statements(text, &account.unmetered, style);
     }
+    if !account.elsewhere.is_empty() {
+        let head = style.bad("statements of other work meanwhile: ");
+        line(text, format_args!("{head}{}, in no count", account.elsewhere()));
+        statements(text, &account.elsewhere, style);
+    }
     if usage.transactions > 0 {
         let head = style.head("transactions: ");
         line(text, format_args!("{head}{}", usage.transactions));
@@ -131,8 +133,7 @@ fn print(text: &mut String, account: &Account, style: Style) {
         None => line(text, format_args!("{}not measured", style.head("memory: "))),
     }
     line(text, format_args!("{}{}", style.head("total: "), Time(usage.total_time)));
-    if account.sight.unfinished > 0 {
-        let n = account.sight.unfinished;
+    if let Some(n) = account.sight.served.map(|served| served.unfinished).filter(|n| *n > 0) {
         let requests = if n == 1 { "request" } else { "requests" };
         line(text, format_args!("{}", style.bad(&format!("{n} {requests} had not ended by then"))));
     }
@@ -159,8 +160,7 @@ fn sites(text: &mut String, sites: &[CallSite], style: Style) {
     let several = sites.len() > 1;
     for site in sites {
         let Some((first, callers)) = site.places.split_first() else {
-            let why = if site.is_captured { NO_PLACE } else { "(place unknown)" };
-            line(text, format_args!("       {}", style.faint(why)));
+            line(text, format_args!("       {}", style.faint(unplaced(site.lack))));
             continue;
         };
         let times = if several { format!(" ({}x)", site.times) } else { String::new() };
@@ -168,6 +168,16 @@ fn sites(text: &mut String, sites: &[CallSite], style: Style) {
         for caller in callers {
             line(text, format_args!("         {}", style.faint(&format!("called from {caller}"))));
         }
+    }
+}
+
+fn unplaced(lack: Option<Lack>) -> &'static str {
+    match lack {
+        Some(Lack::DebugInfo) => {
+            "(place unknown: no debug info; set `debug = \"line-tables-only\"` in the profile)"
+        }
+        Some(Lack::UserCode) => "(place unknown: only code of dependencies led here)",
+        Some(Lack::Stack) | None => "(place unknown)",
     }
 }
 

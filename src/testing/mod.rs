@@ -83,10 +83,17 @@
 //! Nothing passes because nobody looked. An assertion on queries fails, and says why,
 //!
 //! * when statements ran, but none of them through a metered pool or client,
-//! * when no metered pool or client exists in the process at all.
+//! * when no metered pool or client exists in the process at all,
+//! * when the work executed none, while some ran in other tasks of the same runtime: children that were not carried
+//!   along, a server measured without a `Recorder`,
+//! * when no request of a client that a `Recorder` measures came to its layer.
+//!
+//! What ran in other tasks beside statements that the work did execute is no failure, since it may be
+//! somebody else's; a failure lists it, and [`Record::elsewhere`] has it.
 //!
 //! Statements on plain pools of sqlx are seen while work is measured, with their places, and
-//! count as queries here. What other plain clients do is not seen. An assertion on memory
+//! count as queries here. Not seen is what such pools do in tasks that are not carried along, and what other plain
+//! clients do. An assertion on memory
 //! fails without the [`CountingAllocator`](crate::alloc::CountingAllocator).
 //!
 //! To see them, `measure` puts a `tracing` subscriber of its own around the one that is there, which hears all as

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::site::{self, Place};
+use super::site::{self, Lack, Place};
 use super::statement::normalise;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
@@ -37,6 +37,7 @@ pub(super) struct Account {
     pub(super) transactions: Vec<Statement>,
     pub(super) external_calls: Vec<ExternalCall>,
     pub(super) unmetered: Vec<Statement>,
+    pub(super) elsewhere: Vec<Statement>,
     pub(super) peak: Option<Site>,
     pub(super) sight: Sight,
 }
@@ -49,7 +50,15 @@ pub(super) struct Sight {
     pub(super) memory: bool,
     /// The events of sqlx are compiled in.
     pub(super) events: bool,
-    /// Requests of a server that were still running at the end.
+    /// What a server had to do, where one was to be measured.
+    pub(super) served: Option<Served>,
+}
+
+/// The requests of a server that came in while a client was measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Served {
+    pub(super) requests: usize,
+    /// How many were still running at the end.
     pub(super) unfinished: usize,
 }
 
@@ -99,13 +108,18 @@ pub struct CallSite {
     pub places: Vec<Place>,
     /// How often.
     pub times: u64,
-    /// The stack is known, whether or not its places are.
-    pub(super) is_captured: bool,
+    /// Why there are none.
+    pub(super) lack: Option<Lack>,
 }
 
 impl<T> Record<T> {
-    pub(super) fn new(output: T, meter: &Meter, recording: &Recording, unfinished: usize) -> Self {
-        Self { output, account: memory::aside(|| Account::new(meter, recording, unfinished)) }
+    pub(super) fn new(
+        output: T,
+        meter: &Meter,
+        recording: &Recording,
+        served: Option<Served>,
+    ) -> Self {
+        Self { output, account: memory::aside(|| Account::new(meter, recording, served)) }
     }
 
     /// What the work used.
@@ -149,6 +163,16 @@ impl<T> Record<T> {
         &self.account.unmetered
     }
 
+    /// The statements that ran meanwhile in the same runtime of tokio, but in no measured work, sorted by
+    /// their text.
+    ///
+    /// Through metered pools and clients: of tasks that were not carried along, of a server that no
+    /// [`Recorder`](super::Recorder) measures. They are in no count; what the test does beside the measured work is here
+    /// as well. Work with a budget of its own that was begun by measured work is not: it is meant to be apart.
+    pub fn elsewhere(&self) -> &[Statement] {
+        &self.account.elsewhere
+    }
+
     pub(super) fn account(&self) -> &Account {
         &self.account
     }
@@ -174,7 +198,7 @@ impl<T> Serialize for Record<T> {
 }
 
 impl Account {
-    fn new(meter: &Meter, recording: &Recording, unfinished: usize) -> Self {
+    fn new(meter: &Meter, recording: &Recording, served: Option<Served>) -> Self {
         let mut entries = recording.entries();
         entries.extend(seen_late(meter, &entries));
         let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
@@ -194,6 +218,7 @@ impl Account {
             sites: tally.sites,
         };
         let unmetered = |entry: &&Arc<Entry>| entry.kind == Kind::Unmetered;
+        let elsewhere = recording.elsewhere();
         let mut usage = meter.usage(Delta::default());
         usage.unmetered = entries.iter().filter(unmetered).map(|entry| entry.times()).sum();
         Self {
@@ -202,12 +227,16 @@ impl Account {
             transactions: of(Kind::is_transaction).into_iter().map(statement).collect(),
             external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
             unmetered: of(|kind| kind == Kind::Unmetered).into_iter().map(statement).collect(),
+            elsewhere: tally(elsewhere.iter().map(|entry| &**entry).filter(|e| !is_of_driver(e)))
+                .into_iter()
+                .map(statement)
+                .collect(),
             peak: recording.peak(),
             sight: Sight {
                 pool_exists: unmeasured::is_metered(),
                 memory: memory::is_measured(),
                 events: tracing::level_filters::STATIC_MAX_LEVEL >= tracing::Level::DEBUG,
-                unfinished,
+                served,
             },
         }
     }
@@ -225,6 +254,11 @@ impl Account {
     /// Statements, counted ones first.
     pub(super) fn all_statements(&self) -> impl Iterator<Item = &Statement> {
         self.statements.iter().chain(&self.unmetered)
+    }
+
+    /// How many statements ran meanwhile, but in no measured work.
+    pub(super) fn elsewhere(&self) -> u64 {
+        self.elsewhere.iter().map(|statement| statement.executions).sum()
     }
 
     /// How often the statement was executed that was executed most often, values left aside.
@@ -250,6 +284,12 @@ impl ExternalCall {
     }
 }
 
+/// Whether it is what the driver of MongoDB does in tasks of its own: it ends sessions, and closes cursors.
+fn is_of_driver(entry: &Entry) -> bool {
+    let has_no_place = || site::places(&entry.site).is_empty();
+    entry.text().is_none() && has_no_place() && site::lack(&entry.site) == Lack::UserCode
+}
+
 /// The statements that nothing counted and of which no event could be told to be theirs: the same text was
 /// executed on a metered connection at the same time, and ended later.
 fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
@@ -267,15 +307,15 @@ fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
 }
 
 fn resolve(sites: &[(Site, u64)]) -> Vec<CallSite> {
-    let mut times: BTreeMap<(Vec<Place>, bool), u64> = BTreeMap::new();
+    let mut times: BTreeMap<(Vec<Place>, Option<Lack>), u64> = BTreeMap::new();
     for (site, n) in sites {
-        let sum = times.entry((site::places(site), !site.0.is_empty())).or_default();
+        let places = site::places(site);
+        let lack = places.is_empty().then(|| site::lack(site));
+        let sum = times.entry((places, lack)).or_default();
         *sum = sum.saturating_add(*n);
     }
-    let mut sites: Vec<_> = times
-        .into_iter()
-        .map(|((places, is_captured), times)| CallSite { places, times, is_captured })
-        .collect();
+    let mut sites: Vec<_> =
+        times.into_iter().map(|((places, lack), times)| CallSite { places, times, lack }).collect();
     sites.sort_by_key(|site| std::cmp::Reverse(site.times));
     sites
 }

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::measure::Measurement;
-use super::record::Record;
+use super::record::{Record, Served};
 use crate::deadline::Timer;
 use crate::meter::Meter;
 use crate::scope::{self, InCurrentBudget};
@@ -64,6 +64,8 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct State {
     running: Option<Arc<Meter>>,
+    /// How many have come in while it was.
+    requests: usize,
     /// Requests whose end is not there yet.
     open: usize,
     waiting: Option<Waker>,
@@ -100,7 +102,8 @@ impl Recorder {
         let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
         drop(running);
         let unfinished = self.settle().await;
-        measurement.end(output, unfinished)
+        let requests = self.lock().requests;
+        measurement.end(output, Some(Served { requests, unfinished }))
     }
 
     async fn settle(&self) -> usize {
@@ -126,6 +129,7 @@ impl Recorder {
         let mut state = self.lock();
         let meter = state.running.clone()?;
         meter.share();
+        state.requests = state.requests.saturating_add(1);
         state.open = state.open.saturating_add(1);
         Some((meter, Open(self.clone())))
     }
@@ -145,6 +149,7 @@ impl<'a> Running<'a> {
         let is_free = state.running.is_none();
         if is_free {
             state.running = Some(meter.clone());
+            state.requests = 0;
         }
         drop(state);
         assert!(is_free, "a recorder runs one measurement at a time: make one for each test");

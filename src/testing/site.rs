@@ -50,6 +50,31 @@ pub(super) fn places(site: &Site) -> Vec<Place> {
     places
 }
 
+/// Why no place is known, where that is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lack {
+    /// Nobody looked at the stack.
+    Stack,
+    /// Files and lines are known of the standard library only.
+    DebugInfo,
+    /// All of it is of dependencies, as in a task that a driver has for itself.
+    UserCode,
+}
+
+/// What is lacking where no place is known.
+pub(super) fn lack(site: &Site) -> Lack {
+    let has_file = |symbol: &Symbol| {
+        symbol.file.as_deref().is_some_and(|file| symbol.line > 0 && !is_of_std(file))
+    };
+    if site.0.is_empty() {
+        Lack::Stack
+    } else if site.0.iter().any(|ip| symbols(*ip).iter().any(has_file)) {
+        Lack::UserCode
+    } else {
+        Lack::DebugInfo
+    }
+}
+
 /// Whether it is the SQLite driver of sqlx that asks for the current span here.
 pub(super) fn is_asked_by_sqlx(site: &Site) -> bool {
     site.0
@@ -139,7 +164,7 @@ fn is_of_dependency(path: &Path) -> bool {
     let text = path.to_string_lossy();
     // Relative ones are those of libraries that are not Rust, or of code that was moved since.
     let is_moved = path.is_relative() && !path.exists();
-    if is_moved || text.starts_with("/rustc/") || text.contains("/rustlib/src/rust/") {
+    if is_moved || is_of_std(path) {
         return true;
     }
     let Some(folder) = path.parent() else { return false };
@@ -151,6 +176,12 @@ fn is_of_dependency(path: &Path) -> bool {
             || text.contains("/.cargo/registry/")
             || text.contains("/.cargo/git/")
     })
+}
+
+/// Whether a file is of the standard library, which always has debug info.
+fn is_of_std(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    text.starts_with("/rustc/") || text.contains("/rustlib/src/rust/")
 }
 
 /// The path as a person in the current directory would write it.

@@ -203,5 +203,11 @@ fn counts(url: &str) {
         assert_eq!(all.executions, 5);
         let sites = all.sites();
         assert_eq!(sites.iter().map(|site| site.times).collect::<Vec<_>>(), [3, 1, 1]);
+
+        // In a task that is not carried along they are missing, and that is seen.
+        let child = async { tokio::spawn(async move { ask(&client).await }).await.expect("asks") };
+        let record = measure(child).await;
+        let said = failure(&record, Budget::new().queries(9));
+        assert!(said.contains(", while 5 statements ran in other tasks\n"), "{said}");
     });
 }

@@ -9,7 +9,7 @@ use axum::{Router, serve};
 use futures_util::stream;
 use request_budget::db::Query;
 use request_budget::sqlx::Pool;
-use request_budget::testing::Recorder;
+use request_budget::testing::{Record, Recorder, measure};
 use request_budget::{Budget, BudgetLayer};
 use sqlx::{Sqlite, SqlitePool};
 use tokio::net::TcpListener;
@@ -73,7 +73,7 @@ async fn requests_are_measured() {
     assert!(record.usage().memory.unwrap() > 0);
 
     assert_eq!(ask(&url, "one").await, "one");
-    recorder.measure(async {}).await.assert_queries(0);
+    assert_eq!(recorder.measure(async {}).await.usage().queries, 0, "what came before is over");
 }
 
 #[tokio::test]
@@ -84,6 +84,36 @@ async fn requests_are_measured_on_one_thread() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn requests_are_measured_on_several_threads() {
     requests_are_measured().await;
+}
+
+#[tokio::test]
+async fn a_server_without_the_layer_is_not_taken_for_one_without_queries() {
+    let recorder = Recorder::new();
+    // The layer is that of another one.
+    let url = start(&Recorder::new()).await;
+    let said = |record: &Record<String>| {
+        let said = failure(|| record.assert_queries(0));
+        said.lines().next().unwrap().to_owned()
+    };
+    let record = recorder.measure(ask(&url, "streamed")).await;
+    let none = "the test counts queries, but no request passed through the layer of the `Recorder`";
+    assert_eq!(said(&record), format!("{none}, while 3 statements ran in other tasks"));
+    // Nor does it help that the client asks the database as well.
+    let both = async {
+        drop(Query::start("SELECT 1"));
+        ask(&url, "one").await
+    };
+    let record = recorder.measure(both).await;
+    assert!(said(&record).ends_with(", while 1 statement ran in other tasks"));
+    let record = recorder.measure(async { String::new() }).await;
+    assert_eq!(said(&record), none);
+
+    let record = measure(ask(&url, "one")).await;
+    let none = "the test counts queries, but the work itself executed none";
+    assert_eq!(said(&record), format!("{none}, while 1 statement ran in other tasks"));
+    let [statement] = record.elsewhere() else { panic!("one statement") };
+    assert_eq!((&*statement.text, statement.executions, statement.rows), ("SELECT ?", 1, 1));
+    assert_eq!(statement.sites()[0].places[0].file, "tests/testing/server.rs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -58,6 +58,92 @@ async fn the_same_statement_counted_and_not() {
     assert!(said.starts_with("2 statements passed through no metered connection\n"), "{said}");
 }
 
+/// Tasks that are not carried along, of both kinds of runtime and from another thread.
+async fn not_carried() {
+    let (_, pool) = pools().await;
+    let children = |pool: &Pool<Sqlite>| {
+        let [task, blocking] = [pool.clone(), pool.clone()];
+        let runtime = tokio::runtime::Handle::current();
+        async move {
+            tokio::spawn(async move {
+                for _ in 0..3 {
+                    task.execute("SELECT 1").await.unwrap();
+                }
+            })
+            .await
+            .unwrap();
+            let query = async move { blocking.execute("SELECT 1").await.unwrap() };
+            tokio::task::spawn_blocking(move || runtime.block_on(query)).await.unwrap();
+        }
+    };
+    let record = measure(children(&pool)).await;
+    assert_eq!((record.usage().queries, record.usage().unmetered), (0, 0));
+    let [statement] = record.elsewhere() else { panic!("one statement") };
+    assert_eq!((&*statement.text, statement.executions), ("SELECT ?", 4));
+    let said = failure(|| record.assert_within(Budget::new().queries(1)));
+    let first = "the budget limits queries, but the work itself executed none, while 4 statements ran in other \
+                 tasks\n";
+    assert!(said.starts_with(first), "{said}");
+    assert!(
+        said.contains("\nstatements of other work meanwhile: 4, in no count\n     4x SELECT ?"),
+        "{said}"
+    );
+    assert!(said.contains("\n       at tests/testing/sight.rs:"), "{said}");
+    assert!(said.contains("`.in_current_budget()`"), "{said}");
+
+    // Where the work has statements of its own it is judged by these.
+    let record = measure(async {
+        pool.execute("SELECT 2").await.unwrap();
+        children(&pool).await;
+    });
+    let record = record.await;
+    record.assert_queries(1);
+    assert_eq!(record.elsewhere()[0].executions, 4);
+}
+
+#[tokio::test]
+async fn tasks_that_are_not_carried_along_are_not_taken_for_none() {
+    not_carried().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_are_they_on_other_threads() {
+    not_carried().await;
+}
+
+#[tokio::test]
+async fn what_is_meant_to_be_apart_and_what_others_measure_is_not_missing() {
+    let (_, pool) = pools().await;
+    let query = || {
+        let pool = pool.clone();
+        async move { drop(pool.execute("SELECT 1").await.unwrap()) }
+    };
+    let job =
+        async { tokio::spawn(query().budgeted("job", Budget::new())).await.unwrap().unwrap() };
+    let record = measure(job).await;
+    record.assert_queries(0);
+    assert!(record.elsewhere().is_empty());
+
+    let (idle, other) = futures_util::join!(
+        measure(tokio::time::sleep(Duration::from_millis(1))),
+        measure(query().budgeted("other", Budget::new())),
+    );
+    idle.assert_queries(0);
+    other.assert_queries(1);
+    assert!(idle.elsewhere().is_empty() && other.elsewhere().is_empty());
+
+    // What ran before, and what runs in another runtime, is none of its business.
+    query().await;
+    let there = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { drop(Query::start("SELECT 1").unwrap()) });
+        drop(Query::start("SELECT 1").unwrap());
+    };
+    let record = measure(async { std::thread::spawn(there).join().unwrap() }).await;
+    record.assert_queries(0);
+    assert!(record.elsewhere().is_empty());
+}
+
 #[tokio::test]
 async fn statements_that_differ_in_their_values_are_the_same() {
     let (_, pool) = pools().await;

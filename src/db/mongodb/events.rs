@@ -15,6 +15,7 @@ use mongodb::options::ServerAddress;
 use super::shape;
 use crate::db::query::UNATTRIBUTED;
 use crate::memory;
+use crate::meter::recording::{self, Kind};
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
@@ -50,6 +51,7 @@ impl Connections {
             CmapEvent::ConnectionCheckedOut(event) => {
                 let Some(meter) = scope::current() else {
                     UNATTRIBUTED.fetch_add(1, Relaxed);
+                    recording::record_elsewhere(Kind::Shape, None);
                     return;
                 };
                 meter.chain().for_each(|meter| add_connection_wait(meter, event.duration));

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::runtime::{self, Handle};
 use tracing::dispatcher::{DefaultGuard, set_default};
 use tracing::{Dispatch, Span};
 
@@ -41,10 +42,20 @@ fn is_live() -> bool {
     LIVE.load(Relaxed) > 0
 }
 
+/// The recordings of this process, each with the runtime in which it was started.
+static RUNNING: Mutex<Vec<(runtime::Id, Weak<Recording>)>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<(runtime::Id, Weak<Recording>)>> {
+    // No access panics half way, so a poisoned list is whole.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// All that a unit of work does, one entry for each thing.
 #[derive(Debug)]
 pub(crate) struct Recording {
     entries: Mutex<Vec<Arc<Entry>>>,
+    /// Statements of the same runtime that are part of no recorded work.
+    elsewhere: Mutex<Vec<Arc<Entry>>>,
     /// The subscriber while the recorded work runs.
     subscriber: OnceLock<Dispatch>,
     /// Where the work was when it held the most memory.
@@ -54,11 +65,16 @@ pub(crate) struct Recording {
 impl Recording {
     pub(crate) fn start() -> Arc<Self> {
         LIVE.fetch_add(1, Relaxed);
-        Arc::new(Self {
+        let recording = Arc::new(Self {
             entries: Mutex::default(),
+            elsewhere: Mutex::default(),
             subscriber: OnceLock::new(),
             peak: Mutex::default(),
-        })
+        });
+        if let Ok(here) = Handle::try_current() {
+            running().push((here.id(), Arc::downgrade(&recording)));
+        }
+        recording
     }
 
     /// Makes this the default subscriber wherever the recorded work runs.
@@ -75,6 +91,11 @@ impl Recording {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The statements that ran meanwhile in the same runtime, and in no recorded work.
+    pub(crate) fn elsewhere(&self) -> Vec<Arc<Entry>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Where the most memory was held.
     pub(crate) fn peak(&self) -> Option<Site> {
         self.peak.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -84,7 +105,34 @@ impl Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         LIVE.fetch_sub(1, Relaxed);
+        running().retain(|(_, recording)| recording.strong_count() > 0);
     }
+}
+
+/// Notes a statement that is part of no recorded work with what is recorded in the same runtime: it may have
+/// been meant to be part of that.
+pub(crate) fn record_elsewhere(kind: Kind, text: Option<&str>) -> Recorded {
+    if !is_live() {
+        return Recorded::default();
+    }
+    memory::aside(|| {
+        let Ok(here) = Handle::try_current() else { return Recorded::default() };
+        // Let go of the lock first: dropping a recording takes it.
+        let recordings = running()
+            .iter()
+            .filter(|(runtime, _)| *runtime == here.id())
+            .filter_map(|(_, recording)| recording.upgrade())
+            .collect::<Vec<_>>();
+        if recordings.is_empty() {
+            return Recorded::default();
+        }
+        let entry = Entry::new(kind, text, Site::capture());
+        for recording in recordings {
+            let mut elsewhere = recording.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+            elsewhere.push(entry.clone());
+        }
+        Recorded(Some(entry))
+    })
 }
 
 /// One thing that was done.
@@ -201,7 +249,16 @@ impl Meter {
         if !is_live() {
             return Recorded::default();
         }
+        if kind.is_statement() && self.is_elsewhere() {
+            return record_elsewhere(kind, text);
+        }
         memory::aside(|| self.record_in_all(kind, text, Site::capture))
+    }
+
+    /// Whether it is in no recording, and not what recorded work has begun to be apart from it.
+    fn is_elsewhere(&self) -> bool {
+        let outermost = self.chain().last().unwrap_or(self);
+        outermost.origin().begun_by.is_none() && self.recordings().next().is_none()
     }
 
     /// Notes something that was done elsewhere.
