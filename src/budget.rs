@@ -281,8 +281,7 @@ impl Budget {
         let own = Arc::make_mut(self.limits.get_or_insert_default());
         let mut limits_any = !new.external_timeouts.is_empty();
         for &resource in Resource::ALL.iter().filter(|resource| new.names(**resource)) {
-            own.soft[resource.index()] = new.soft(resource);
-            own.hard[resource.index()] = new.hard(resource);
+            own.bounds[resource.index()] = new.bounds[resource.index()];
             limits_any = true;
         }
         assert!(limits_any, "an exemption needs a new limit");
@@ -364,8 +363,8 @@ impl Budget {
 
     fn set(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
         let limits = Arc::make_mut(self.limits.get_or_insert_default());
-        limits.soft[resource.index()] = soft.unwrap_or(NONE);
-        limits.hard[resource.index()] = hard.unwrap_or(NONE);
+        let bounds = Bounds { soft: soft.unwrap_or(NONE), hard: hard.unwrap_or(NONE) };
+        limits.bounds[resource.index()] = bounds;
         self
     }
 }
@@ -400,8 +399,7 @@ pub(crate) const NONE: u64 = u64::MAX;
 /// The limits as the meter compares them: counts, bytes and nanoseconds.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
-    soft: [u64; Resource::COUNT],
-    hard: [u64; Resource::COUNT],
+    bounds: [Bounds; Resource::COUNT],
     /// The limits on the wall time say nothing of a response's body.
     pub(crate) end_at_headers: bool,
     /// How long work that has been ended may go on for the sake of MongoDB commands under way.
@@ -410,6 +408,13 @@ pub(crate) struct Limits {
     external_timeouts: Vec<NamedTimeout>,
     /// Why these are not the usual limits.
     exemption: Option<Cow<'static, str>>,
+}
+
+/// The limits on one resource, which are asked for together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Bounds {
+    soft: u64,
+    hard: u64,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -421,8 +426,7 @@ struct NamedTimeout {
 
 impl Limits {
     const UNLIMITED: &Self = &Self {
-        soft: [NONE; Resource::COUNT],
-        hard: [NONE; Resource::COUNT],
+        bounds: [Bounds { soft: NONE, hard: NONE }; Resource::COUNT],
         end_at_headers: false,
         grace: Duration::from_secs(5),
         external_timeouts: Vec::new(),
@@ -430,11 +434,11 @@ impl Limits {
     };
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {
-        self.soft[resource.index()]
+        self.bounds[resource.index()].soft
     }
 
     pub(crate) fn hard(&self, resource: Resource) -> u64 {
-        self.hard[resource.index()]
+        self.bounds[resource.index()].hard
     }
 
     /// The hard limit as a duration, where there is one.

@@ -1,11 +1,13 @@
 //! Whether a driver is at work here for a metered connection.
 
+#[cfg(feature = "witness")]
 use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "witness")]
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
@@ -20,16 +22,26 @@ pub(crate) fn is_running() -> bool {
 }
 
 /// Runs a piece of a driver's work.
+#[cfg(feature = "witness")]
+#[inline]
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
     struct Restore(bool);
 
     impl Drop for Restore {
+        #[inline]
         fn drop(&mut self) {
             RUNNING.set(self.0);
         }
     }
 
     let _restore = Restore(RUNNING.replace(true));
+    piece()
+}
+
+/// Runs a piece of a driver's work; nobody asks for whom.
+#[cfg(not(feature = "witness"))]
+#[inline]
+pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
     piece()
 }
 

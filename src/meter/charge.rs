@@ -281,7 +281,11 @@ impl Meter {
 
     /// Notes a value of a resource of which the highest counts.
     pub(crate) fn raise(&self, resource: Resource, value: u64, suspect: Suspect) {
-        self.used[resource.index()].fetch_max(value, Relaxed);
+        let highest = &self.used[resource.index()];
+        // Mostly it is not the highest, and looking is cheaper.
+        if value > highest.load(Relaxed) {
+            highest.fetch_max(value, Relaxed);
+        }
         self.check(resource, value, suspect);
     }
 }

@@ -38,21 +38,14 @@ use table::{Key, Table};
 /// them are `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    budget: Budget,
-    name: Name,
-    reporter: Option<Arc<dyn Reporter>>,
-    /// Nothing for most work, which then is that much smaller.
-    origin: Option<Box<Origin>>,
-    /// Where events go that come up outside every span.
-    span: Span,
-    started: Instant,
-    /// After how many nanoseconds the wall time ended, where some of the work has gone on after that; else
-    /// `UNKNOWN`.
-    stopped: AtomicU64,
+    // What a poll or a statement needs is together: the memory is cold after each wait.
     /// What is asked on each poll.
     flags: Flags,
+    budget: Budget,
     /// The unit of work inside which this one runs, once that is settled and if there is one.
     parent: OnceLock<Arc<Self>>,
+    cut: OnceLock<Cut>,
+    statements: Table,
     used: [AtomicU64; Resource::COUNT],
     /// Live bytes. `Memory` in `used` is their peak.
     live: AtomicU64,
@@ -60,16 +53,24 @@ pub(crate) struct Meter {
     freed_of_others: AtomicU64,
     busy: AtomicU64,
     unmetered: AtomicU64,
-    /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
-    queue_time: AtomicU64,
+    externals: Table,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
     commands: OnceLock<Box<InFlight>>,
-    statements: Table,
-    externals: Table,
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
-    cut: OnceLock<Cut>,
+    started: Instant,
+    /// After how many nanoseconds the wall time ended, where some of the work has gone on after that; else
+    /// `UNKNOWN`.
+    stopped: AtomicU64,
+    /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
+    queue_time: AtomicU64,
+    name: Name,
+    reporter: Option<Arc<dyn Reporter>>,
+    /// Nothing for most work, which then is that much smaller.
+    origin: Option<Box<Origin>>,
+    /// Where events go that come up outside every span.
+    span: Span,
     /// Wakes the work.
     waker: Mutex<Option<Waker>>,
     refused: AtomicBool,
@@ -221,6 +222,7 @@ impl Meter {
     ///
     /// What has begun under some accounts must end under the same ones, and no parent may become the child
     /// of its child.
+    #[cfg(feature = "mongodb")]
     pub(crate) fn settle(&self) {
         self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED));
     }

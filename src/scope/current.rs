@@ -140,6 +140,9 @@ impl Drop for Entered<'_> {
 /// Charges a poll that is over to the work and to what it runs inside.
 #[inline(never)]
 fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterMemory) {
+    if !is_any() {
+        return charge_all(meter.chain(), memory, polled);
+    }
     // What encloses this poll on this thread accounts for its own polls, this one included.
     let enclosing = current();
     let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(open, outer));
@@ -152,7 +155,11 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterM
     {
         HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
     }
-    for meter in meter.chain().take_while(elsewhere) {
+    charge_all(meter.chain().take_while(elsewhere), memory, polled);
+}
+
+fn charge_all<'a>(all: impl Iterator<Item = &'a Meter>, memory: Delta, polled: Option<Duration>) {
+    for meter in all {
         meter.add_memory(memory);
         if let Some(time) = polled {
             meter.add_poll(time);
