@@ -494,7 +494,7 @@ fn without_a_runtime_nothing_panics_not_even_caught() {
 
 /// Is ready at its second poll.
 async fn late() {
-    tokio::task::yield_now().await;
+    yield_now().await;
 }
 
 #[tokio::test(start_paused = true)]
