@@ -116,7 +116,9 @@ async fn what_is_meant_to_be_apart_and_what_others_measure_is_not_missing() {
     let (_, pool) = pools().await;
     let query = || {
         let pool = pool.clone();
-        async move { drop(pool.execute("SELECT 1").await.unwrap()) }
+        async move {
+            pool.execute("SELECT 1").await.unwrap();
+        }
     };
     let job =
         async { tokio::spawn(query().budgeted("job", Budget::new())).await.unwrap().unwrap() };
