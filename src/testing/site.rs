@@ -55,7 +55,7 @@ pub(super) fn places(site: &Site) -> Vec<Place> {
 pub(super) enum Lack {
     /// Nobody looked at the stack.
     Stack,
-    /// Files and lines are known of the standard library only.
+    /// Files and lines are known of no Rust code but the standard library.
     DebugInfo,
     /// All of it is of dependencies, as in a task that a driver has for itself.
     UserCode,
@@ -63,12 +63,9 @@ pub(super) enum Lack {
 
 /// What is lacking where no place is known.
 pub(super) fn lack(site: &Site) -> Lack {
-    let has_file = |symbol: &Symbol| {
-        symbol.file.as_deref().is_some_and(|file| symbol.line > 0 && !is_of_std(file))
-    };
     if site.0.is_empty() {
         Lack::Stack
-    } else if site.0.iter().any(|ip| symbols(*ip).iter().any(has_file)) {
+    } else if site.0.iter().any(|ip| symbols(*ip).iter().any(Symbol::is_known)) {
         Lack::UserCode
     } else {
         Lack::DebugInfo
@@ -122,6 +119,12 @@ impl Symbol {
                 crates.iter().any(|prefix| name.starts_with(prefix))
             }
         }
+    }
+
+    /// Whether there is debug info of the crate: the standard library comes with its own, and so may libc.
+    fn is_known(&self) -> bool {
+        let Some(file) = self.file.as_deref().filter(|_| self.line > 0) else { return false };
+        file.extension().is_some_and(|extension| extension == "rs") && !is_of_std(file)
     }
 
     /// Who asks for the span; `None` for what lies between that and the look at the stack.
@@ -188,4 +191,22 @@ fn is_of_std(path: &Path) -> bool {
 fn short(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_always_has_debug_info_shows_nothing() {
+        let known = |file: Option<&str>, line| {
+            Symbol { name: "f".to_owned(), file: file.map(PathBuf::from), line }.is_known()
+        };
+        assert!(known(Some("/root/.cargo/registry/src/index/tokio-1.54.1/src/task.rs"), 7));
+        assert!(known(Some("src/lib.rs"), 7));
+        assert!(!known(Some("src/lib.rs"), 0));
+        assert!(!known(Some("/rustc/59807616e1/library/std/src/thread/local.rs"), 7));
+        assert!(!known(Some("./nptl/pthread_create.c"), 442));
+        assert!(!known(None, 0));
+    }
 }
