@@ -1,6 +1,6 @@
 //! Notes what the units of work of a test suite use, for the ratchet of `testing`.
 //!
-//! Off unless a variable of the environment names a folder. Each process appends to a file of its own, a line
+//! Off unless a variable of the environment names a folder. Each process appends to a file of its own, an entry
 //! at a time and only where a name uses more than before: tests run in many processes at once, and may crash.
 
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
+use crate::report::unmeasured;
 use crate::usage::Usage;
 
 /// Names the folder in which usage is noted.
@@ -80,7 +81,12 @@ impl Noted {
 
     /// Raises each number to that of the other, where that is more; whether any was.
     pub(crate) fn raise(&mut self, mut other: Self) -> bool {
-        let mut is_news = other.exempt.is_some() && self.exempt != other.exempt;
+        // Of several reasons one, whichever comes first.
+        let is_other = |own: &String| other.exempt.as_ref().is_some_and(|other| other < own);
+        let mut is_news = match &self.exempt {
+            Some(own) => is_other(own),
+            None => other.exempt.is_some(),
+        };
         if is_news {
             self.exempt = other.exempt.take();
         }
@@ -92,22 +98,28 @@ impl Noted {
     }
 }
 
-/// One line of a file.
+/// One entry of a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) name: String,
+    /// Something in the process counts statements.
+    pub(crate) is_metered: bool,
     pub(crate) noted: Noted,
 }
+
+/// Ends each entry: TOML has it nowhere, while names may have line breaks.
+pub(crate) const END: char = '\u{1e}';
 
 struct Notes {
     file: File,
     highest: HashMap<String, Noted>,
+    is_metered: bool,
 }
 
 static NOTES: LazyLock<Option<Mutex<Notes>>> = LazyLock::new(|| {
     let folder = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty())?;
     match create(&folder) {
-        Ok(file) => Some(Mutex::new(Notes { file, highest: HashMap::new() })),
+        Ok(file) => Some(Mutex::new(Notes { file, highest: HashMap::new(), is_metered: false })),
         Err(error) => {
             say(&error);
             None
@@ -129,16 +141,17 @@ pub(super) fn note(meter: &Meter) {
 
 impl Notes {
     fn note(&mut self, name: String, noted: Noted) -> io::Result<()> {
-        let is_new = !self.highest.contains_key(&name);
+        let is_metered = unmeasured::is_metered();
+        let is_new = !self.highest.contains_key(&name) || self.is_metered != is_metered;
         let highest = self.highest.entry(name.clone()).or_default();
         if !highest.raise(noted) && !is_new {
             return Ok(());
         }
-        let line = Line { name, noted: highest.clone() };
-        // An inline table has no line break, so a line is whole or its end is missing.
-        let mut line = toml::Value::try_from(line).map_err(io::Error::other)?.to_string();
-        line.push('\n');
-        self.file.write_all(line.as_bytes())
+        self.is_metered = is_metered;
+        let line = Line { name, is_metered, noted: highest.clone() };
+        let line = toml::Value::try_from(line).map_err(io::Error::other)?;
+        // In one piece, so it is whole or its end is missing.
+        self.file.write_all(format!("{line}{END}\n").as_bytes())
     }
 }
 

@@ -6,12 +6,24 @@ use std::{env, fs};
 
 use request_budget::db::Query;
 use request_budget::testing::Ratchet;
-use request_budget::{Budget, BudgetExt, BudgetLayer, Cut};
+use request_budget::{Budget, BudgetExt, BudgetLayer, Cut, ExternalExt};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::failure;
 
 const TIMES: &str = "REQUEST_BUDGET_TEST_TIMES";
+
+/// A suite without anything that counts statements; does nothing in an ordinary run.
+#[tokio::test]
+async fn blind_suite() {
+    let Ok(calls) = env::var(TIMES) else { return };
+    let work = async {
+        for _ in 0..calls.parse().unwrap() {
+            async {}.external("payments").await.unwrap();
+        }
+    };
+    work.budgeted("pay", Budget::new()).await.unwrap();
+}
 
 /// A suite of two tests, which uses as much as the environment says; does nothing in an ordinary run.
 #[tokio::test]
@@ -26,7 +38,8 @@ async fn suite() {
         Ok::<_, std::io::Error>(http::Response::new(String::new()))
     }));
     drop(service.oneshot(http::Request::new(())).await.unwrap());
-    execute("SELECT 2", times).budgeted("send \"all\"\tinvoices", exempt).await.unwrap().unwrap();
+    let odd = "send \"all\"\tinvoices\r\nof 'ö' #[1] = \"\"\"";
+    execute("SELECT 2", times).budgeted(odd, exempt).await.unwrap().unwrap();
     if times < 9 {
         async {}.budgeted("idle", Budget::new()).await.unwrap();
     }
@@ -42,8 +55,12 @@ async fn execute(text: &str, times: u64) -> Result<(), Cut> {
 
 /// Runs the suite in a process of its own.
 fn run(folder: &Path, times: u64) {
+    run_suite("ratchet::suite", folder, times);
+}
+
+fn run_suite(suite: &str, folder: &Path, times: u64) {
     let status = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "ratchet::suite"])
+        .args(["--exact", suite])
         .env(TIMES, times.to_string())
         .env("REQUEST_BUDGET_RATCHET", folder)
         .stdout(Stdio::null())
@@ -69,7 +86,7 @@ fn a_later_run_that_needs_more_fails() {
             scope.spawn(move || run(folder, times));
         }
     });
-    fs::write(runs[0].join("killed.usage"), "{ name = \"send").unwrap();
+    fs::write(runs[0].join("killed.usage"), b"{ name = \"send \xc3").unwrap();
     let said = failure(|| drop(ratchet(&runs[0]).check()));
     let said = said.replace(&*file.to_string_lossy(), "budgets.toml");
     insta::assert_snapshot!("not_in_the_file_yet", said);
@@ -88,7 +105,11 @@ fn a_later_run_that_needs_more_fails() {
     let said = comparison.to_string().replace(&*file.to_string_lossy(), "budgets.toml");
     insta::assert_snapshot!("can_be_lowered", said);
     ratchet(&runs[2]).update().unwrap();
-    assert!(!ratchet(&runs[2]).check().can_be_lowered());
+    let comparison = ratchet(&runs[2]).check();
+    assert!(!comparison.can_be_lowered());
+    // Listed all the same.
+    let said = comparison.to_string();
+    assert!(said.ends_with("  exempt  https://example.org/issues/7\n"), "{said}");
     fs::remove_dir_all(&root).unwrap();
 }
 
@@ -139,4 +160,93 @@ fn nothing_noted_is_a_failure() {
     let expected =
         "nothing was noted: REQUEST_BUDGET_RATCHET names no folder; set it for the whole suite";
     assert_eq!(said, expected);
+}
+
+#[test]
+fn zeros_that_nobody_counted_are_a_failure() {
+    let root = empty_folder("blind");
+    let file = root.join("budgets.toml");
+    let [nothing, calls] = ["nothing", "calls"].map(|name| root.join(name));
+    run_suite("ratchet::blind_suite", &nothing, 0);
+    let ratchet = Ratchet::new(&file).with_folder(&nothing);
+    let said = failure(|| drop(ratchet.check()));
+    let none = "no metered pool or client existed in any process of the suite";
+    assert_eq!(said, format!("nothing was counted: {none}"));
+    assert_eq!(ratchet.update().unwrap_err().to_string(), said);
+
+    // Others' numbers are held, and what is missing is said.
+    run_suite("ratchet::blind_suite", &calls, 2);
+    let ratchet = Ratchet::new(&file).with_folder(&calls);
+    ratchet.update().unwrap();
+    let said = ratchet.check().to_string();
+    assert!(said.ends_with(&format!("\nstatements are not among it: {none}\n")), "{said}");
+    fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_written_is_named_and_stays_as_it_was() {
+    let root = empty_folder("broken");
+    let file = root.join("budgets.toml");
+    let folder = root.join("run");
+    run(&folder, 2);
+    let ratchet = Ratchet::new(&file).with_folder(&folder);
+    for broken in ["<<<<<<< HEAD\n[idle]\n", "[idle]\nqueries = \"many\"\n", "[idle]\nquerys = 1\n"]
+    {
+        fs::write(&file, broken).unwrap();
+        let said = failure(|| drop(ratchet.check()));
+        assert!(
+            said.starts_with(&format!("{}: TOML parse error at line ", file.display())),
+            "{said}"
+        );
+        ratchet.update().unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), broken);
+    }
+    fs::write(&file, "").unwrap();
+    let mut permissions = fs::metadata(&file).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&file, permissions).unwrap();
+    let error = ratchet.update().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    assert_eq!(error.to_string(), format!("{}: is read-only", file.display()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "");
+
+    let nowhere = Ratchet::new(root.join("no/such/folder.toml")).with_folder(&folder);
+    assert!(nowhere.update().unwrap_err().to_string().contains("no/such/folder.toml: "));
+    let unread = Ratchet::new(&file).with_folder(root.join("none"));
+    assert!(unread.compare().unwrap_err().to_string().contains("/none: "));
+    fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn several_that_write_at_once_leave_a_whole_file() {
+    let root = empty_folder("at-once");
+    let file = root.join("budgets.toml");
+    let folder = root.join("run");
+    run(&folder, 2);
+    let children: Vec<_> = (0..8)
+        .map(|_| {
+            let mut updater = Command::new(env::current_exe().unwrap());
+            updater.args(["--exact", "ratchet::updater"]).env(UPDATED, &file);
+            updater.env("REQUEST_BUDGET_RATCHET", &folder).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(Ratchet::new(&file).with_folder(&folder).check().is_within());
+    let names: Vec<_> =
+        fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    fs::remove_dir_all(&root).unwrap();
+}
+
+const UPDATED: &str = "REQUEST_BUDGET_TEST_UPDATED";
+
+/// Writes the file that it is told; does nothing in an ordinary run.
+#[test]
+fn updater() {
+    let Some(file) = env::var_os(UPDATED) else { return };
+    for _ in 0..50 {
+        Ratchet::new(&file).update().unwrap();
+    }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::Suite;
+use super::{NONE_METERED, Needed, Suite};
 use crate::report::suite::Noted;
+use crate::violation::Line;
 
 /// What the units of work of a suite use, compared with what they may.
 ///
@@ -18,6 +19,7 @@ pub struct Comparison {
     rows: Vec<Row>,
     /// How many names were compared.
     names: usize,
+    is_metered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -52,7 +54,8 @@ impl Verdict {
 }
 
 impl Comparison {
-    pub(super) fn new(file: &Path, allowed: &Suite, needed: &Suite, memory_slack: u64) -> Self {
+    pub(super) fn new(file: &Path, allowed: &Suite, needed: &Needed, memory_slack: u64) -> Self {
+        let Needed { suite: needed, is_metered } = needed;
         let mut rows = Vec::new();
         for (name, needed) in needed {
             compare(&mut rows, name, allowed.get(name), needed, memory_slack);
@@ -69,7 +72,12 @@ impl Comparison {
         }
         // Stable: within a verdict by name, then as the numbers are listed.
         rows.sort_by_key(|row| row.verdict);
-        Self { file: file.display().to_string(), rows, names: needed.len() }
+        Self {
+            file: file.display().to_string(),
+            rows,
+            names: needed.len(),
+            is_metered: *is_metered,
+        }
     }
 
     /// Whether nothing needs more than it may.
@@ -148,11 +156,14 @@ fn compare(
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, names, rows } = self;
+        let Self { file, names, rows, is_metered } = self;
         let more = self.count(&[Verdict::More, Verdict::New]);
         match more {
             0 => writeln!(f, "{names} requests and jobs: none needs more than {file} allows")?,
             n => writeln!(f, "{n} of {names} requests and jobs: more than {file} allows")?,
+        }
+        if !is_metered {
+            writeln!(f, "statements are not among it: {NONE_METERED}")?;
         }
         if rows.is_empty() {
             return Ok(());
@@ -163,7 +174,8 @@ impl fmt::Display for Comparison {
         for row in rows {
             let exempt = row.exempt.as_deref().unwrap_or_default();
             let Row { name, what, allowed, needed, verdict, .. } = row;
-            table.add_row([name, *what, allowed, needed, verdict.text(), exempt]);
+            let [name, exempt] = [&**name, exempt].map(|text| Line(text).to_string());
+            table.add_row([&*name, *what, allowed, needed, verdict.text(), &*exempt]);
         }
         for column in [2, 3] {
             if let Some(column) = table.column_mut(column) {

@@ -1,10 +1,10 @@
-//! The committed file, and the lines of what was noted.
+//! The committed file, and the entries of what was noted.
 
 use std::path::Path;
 use std::{fs, io};
 
 use super::Suite;
-use crate::report::suite::Line;
+use crate::report::suite::{END, Line};
 
 const HEAD: &str =
     "# The most that each request and each job uses in the tests; written by request-budget.\n";
@@ -20,20 +20,41 @@ pub(super) fn read(path: &Path) -> io::Result<Suite> {
 
 pub(super) fn write(path: &Path, suite: &Suite) -> io::Result<()> {
     let text = toml::to_string(suite).map_err(io::Error::other)?;
-    // Whole or not at all: the old file is worth more than half of a new one.
-    let new = path.with_extension("new");
-    fs::write(&new, format!("{HEAD}\n{text}")).map_err(|error| named(&new, &error))?;
-    fs::rename(&new, path).map_err(|error| named(path, &error))
+    // What a link leads to is written, and the link stays.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // It would be replaced all the same.
+    if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly()) {
+        return Err(named(path, &io::Error::new(io::ErrorKind::PermissionDenied, "is read-only")));
+    }
+    // Whole or not at all, by each process for itself: the old file is worth more than half of a new one.
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    let new = Path::new(&new);
+    let written = fs::write(new, format!("{HEAD}\n{text}")).and_then(|()| fs::rename(new, path));
+    written.map_err(|error| {
+        // There may be none, and then nothing is left behind either.
+        drop(fs::remove_file(new));
+        named(path, &error)
+    })
 }
 
-pub(super) fn parse_line(line: &str) -> io::Result<Line> {
+/// The entries of what a process has noted, but for one that it was killed in the middle of.
+pub(super) fn entries(path: &Path) -> io::Result<Vec<Line>> {
+    let bytes = fs::read(path).map_err(|error| named(path, &error))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut entries: Vec<_> = text.split(END).map(str::trim_start).collect();
+    entries.pop();
+    entries.into_iter().map(|entry| parse(entry).map_err(|error| named(path, &error))).collect()
+}
+
+fn parse(entry: &str) -> io::Result<Line> {
     #[derive(serde::Deserialize)]
     struct Whole {
-        line: Line,
+        entry: Line,
     }
 
-    let whole: Whole = toml::from_str(&format!("line = {line}")).map_err(io::Error::other)?;
-    Ok(whole.line)
+    let whole: Whole = toml::from_str(&format!("entry = {entry}")).map_err(io::Error::other)?;
+    Ok(whole.entry)
 }
 
 /// Says of which file an error is.

@@ -9,10 +9,13 @@ use std::{env, fs, io};
 
 pub use comparison::Comparison;
 
+use super::github;
 use crate::report::suite::{FOLDER, Line, Noted};
 
 /// Asks for the file to be written, not compared.
 const UPDATE: &str = "REQUEST_BUDGET_RATCHET_UPDATE";
+
+const NONE_METERED: &str = "no metered pool or client existed in any process of the suite";
 
 /// What each unit of work of a suite uses, by name.
 type Suite = BTreeMap<String, Noted>;
@@ -41,9 +44,12 @@ type Suite = BTreeMap<String, Noted>;
 /// With `REQUEST_BUDGET_RATCHET_UPDATE=1` the last command writes the file instead: for the first time, or when
 /// more is needed, or less.
 ///
+/// What no test runs any more stays in the file until you take it out.
+///
 /// Noted are queries, repeated queries, rows, transactions, external calls and unmetered statements. Not times,
 /// and memory only [if asked for](Self::with_memory). Work whose budget is [exempt](crate::Budget::exempt) is compared as all other,
-/// and listed with its reason.
+/// and listed with its reason. Unmetered statements are those that a [`BypassWitness`](crate::db::BypassWitness),
+/// or a [measurement](super::measure), sees.
 #[derive(Debug, Clone)]
 pub struct Ratchet {
     file: PathBuf,
@@ -80,7 +86,8 @@ impl Ratchet {
     /// # Panics
     ///
     /// Panics, with the table, if something needs more than the file says or is not in the file; if nothing was
-    /// noted; and if the file, or what was noted, cannot be read.
+    /// noted, or nothing but zeros by processes without any metered pool or client; and if the file, or what was
+    /// noted, cannot be read.
     #[track_caller]
     #[expect(clippy::must_use_candidate, reason = "it asserts")]
     pub fn check(&self) -> Comparison {
@@ -88,11 +95,20 @@ impl Ratchet {
         let result = if is_update { self.update() } else { self.compare() };
         match result {
             Ok(comparison) if is_update || comparison.is_within() => comparison,
-            Ok(comparison) => panic!(
+            Ok(comparison) => self.fail(&format!(
                 "{comparison}\nfix what needs more, or allow it: run this test again with {UPDATE}=1"
-            ),
-            Err(error) => panic!("{error}"),
+            )),
+            Err(error) => self.fail(&error.to_string()),
         }
+    }
+
+    #[track_caller]
+    fn fail(&self, why: &str) -> ! {
+        if github::is_here() {
+            let title = why.lines().next().unwrap_or_default();
+            println!("{}", github::error(&self.file.to_string_lossy(), 1, title, why));
+        }
+        panic!("{why}");
     }
 
     /// Compares what was noted with the file.
@@ -106,7 +122,7 @@ impl Ratchet {
         if self.memory.is_none() {
             let forget = |noted: &mut Noted| noted.memory = 0;
             allowed.values_mut().for_each(forget);
-            needed.values_mut().for_each(forget);
+            needed.suite.values_mut().for_each(forget);
         }
         Ok(Comparison::new(&self.file, &allowed, &needed, self.memory.unwrap_or_default()))
     }
@@ -119,7 +135,7 @@ impl Ratchet {
     pub fn update(&self) -> io::Result<Comparison> {
         let comparison = self.compare()?;
         let mut all = file::read(&self.file)?;
-        for (name, mut noted) in self.noted()? {
+        for (name, mut noted) in self.noted()?.suite {
             if self.memory.is_none() {
                 noted.memory = 0;
             }
@@ -129,7 +145,7 @@ impl Ratchet {
         Ok(comparison)
     }
 
-    fn noted(&self) -> io::Result<Suite> {
+    fn noted(&self) -> io::Result<Needed> {
         let folder = match (&self.folder, env::var_os(FOLDER)) {
             (Some(folder), _) => folder.clone(),
             (None, Some(folder)) if !folder.is_empty() => folder.into(),
@@ -139,34 +155,42 @@ impl Ratchet {
                 )));
             }
         };
-        let suite = read_all(&folder)?;
-        if suite.is_empty() {
+        let mut needed = read_all(&folder)?;
+        if needed.suite.is_empty() {
             return Err(io::Error::other(format!(
                 "nothing was noted in {}: no test ran a request through a `BudgetLayer`, or a budgeted job, \
                  with {FOLDER} set",
                 folder.display()
             )));
         }
-        Ok(suite)
+        let is_nothing = |(what, n): (&str, &mut u64)| *n == 0 || what == "memory";
+        let is_idle = needed.suite.values_mut().flat_map(Noted::numbers).all(is_nothing);
+        if is_idle && !needed.is_metered && self.memory.is_none() {
+            return Err(io::Error::other(format!("nothing was counted: {NONE_METERED}")));
+        }
+        Ok(needed)
     }
 }
 
-/// The highest of what all processes have noted.
-fn read_all(folder: &Path) -> io::Result<Suite> {
-    let mut suite = Suite::new();
+/// What all processes have noted.
+struct Needed {
+    /// The highest of each.
+    suite: Suite,
+    /// One of them had something that counts statements.
+    is_metered: bool,
+}
+
+fn read_all(folder: &Path) -> io::Result<Needed> {
+    let mut needed = Needed { suite: Suite::new(), is_metered: false };
     for entry in fs::read_dir(folder).map_err(|error| file::named(folder, &error))? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "usage") {
             continue;
         }
-        let text = fs::read_to_string(&path)?;
-        // A process that was killed may have left half a line.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for line in whole.lines() {
-            let Line { name, noted } =
-                file::parse_line(line).map_err(|e| file::named(&path, &e))?;
-            suite.entry(name).or_default().raise(noted);
+        for Line { name, is_metered, noted } in file::entries(&path)? {
+            needed.suite.entry(name).or_default().raise(noted);
+            needed.is_metered |= is_metered;
         }
     }
-    Ok(suite)
+    Ok(needed)
 }
