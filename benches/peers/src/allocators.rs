@@ -63,6 +63,13 @@ pub fn run(time: Duration) {
     }
 }
 
+/// Has a program of its own count allocations, and prints its table.
+pub fn allocations() {
+    let exe = std::env::current_exe().expect("has a path");
+    let status = Command::new(exe.with_file_name("allocations")).status().expect("starts");
+    assert!(status.success(), "it counts");
+}
+
 /// Measures the allocator of this very program; the `main` of each.
 ///
 /// What is measured runs inside a call of `around`, once on each thread.

@@ -5,4 +5,5 @@ pub mod layers;
 pub mod measure;
 pub mod mongo;
 pub mod queries;
+pub mod scale;
 pub mod server;

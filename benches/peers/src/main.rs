@@ -27,6 +27,10 @@ fn main() {
     if is_wanted("layers") {
         peers::layers::run(time, args.get(2).map(String::as_str));
     }
+    if is_wanted("scale") {
+        peers::scale::run(time);
+        peers::allocators::allocations();
+    }
     if is_wanted("queries") {
         peers::queries::run(time);
     }

@@ -82,9 +82,8 @@ fn postgres(url: &str, time: Duration) {
 pub fn query_only(side: &str, turns: u32) {
     let url = std::env::var(POSTGRES).expect("is set");
     let runtime = current_thread();
-    let pool: PgPool = runtime
-        .block_on(PgPoolOptions::new().max_connections(1).connect(&url))
-        .expect("connects");
+    let pool: PgPool =
+        runtime.block_on(PgPoolOptions::new().max_connections(1).connect(&url)).expect("connects");
     runtime.block_on(fill::<sqlx::Postgres>(&pool));
     let ours = Pool::from(pool.clone());
     match side {

@@ -48,6 +48,7 @@ pub fn run(time: Duration) {
     ];
     print_load("Server: a handler that does nothing, ns a request", servers, 40, time);
 
+    latency(time);
     for queries in [1, 5] {
         let plain = async move || {
             let handler = async move |State(pool): State<SqlitePool>| {
@@ -97,6 +98,35 @@ fn print_load(title: &str, servers: Vec<(&str, SocketAddr)>, batches: usize, tim
         })
     });
     print_ratios(title, &interleave(sides.collect(), time));
+}
+
+/// One client that asks for one thing after the other: how long the slowest of a hundred takes.
+fn latency(time: Duration) {
+    const REQUESTS: usize = 1_000;
+    let hello = || Router::new().route("/posts", get(async || "hello"));
+    let ours = || BudgetLayer::new(every_limit());
+    let servers = [
+        ("no layer", start(async move || hello())),
+        ("ours, every limit, around the router", start_around(hello(), ours())),
+        ("no layer again", start(async move || hello())),
+    ];
+    let sides = servers.map(|(name, address)| {
+        let mut client = Client::with(address, "/posts", 1);
+        Side::new(name, move || {
+            let mut times: Vec<_> = (0..REQUESTS)
+                .map(|_| {
+                    let since = Instant::now();
+                    client.send();
+                    client.receive();
+                    since.elapsed().as_nanos() as f64
+                })
+                .collect();
+            times.sort_by(f64::total_cmp);
+            times[REQUESTS * 99 / 100]
+        })
+    });
+    let title = "Server: the slowest of a hundred requests (p99), ns, one at a time";
+    print_ratios(title, &interleave(sides.into(), time));
 }
 
 async fn pool() -> SqlitePool {
@@ -169,17 +199,21 @@ impl Client {
     }
 
     fn new(address: SocketAddr, path: &str) -> Self {
+        Self::with(address, path, PIPELINE)
+    }
+
+    fn with(address: SocketAddr, path: &str, pipeline: usize) -> Self {
         let stream = TcpStream::connect(address).expect("connects");
         stream.set_nodelay(true).expect("sets");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-        let requests = request.repeat(PIPELINE).into_bytes();
+        let requests = request.repeat(pipeline).into_bytes();
         let mut this = Self { stream, requests, answers: vec![0; 64 << 10], expected: 0 };
         // The length of an answer is that of all of them.
         this.stream.write_all(request.as_bytes()).expect("sends");
         let length = this.stream.read(&mut this.answers).expect("receives");
         assert!(this.answers.starts_with(b"HTTP/1.1 200"), "the handler answers");
-        this.expected = length * PIPELINE;
+        this.expected = length * pipeline;
         this
     }
 
@@ -307,7 +341,8 @@ pub fn soak(time: Duration) {
     );
 }
 
-fn resident() -> u64 {
+/// In KiB.
+pub fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
