@@ -10,9 +10,11 @@ use serde::Deserialize;
 use crate::measure::{Side, interleave, print_ratios};
 
 /// The programs in `src/bin`, the one that the others are compared with first.
-const ALL: [(&str, &str); 12] = [
+const ALL: [(&str, &str); 13] = [
     ("alloc_system", "`System`"),
     ("alloc_ours", "ours over `System`, idle"),
+    // To compare the next one with: a runtime has allocated before.
+    ("alloc_system_runtime", "`System`, polled by a runtime"),
     ("alloc_ours_scope", "ours over `System`, counting for a request"),
     ("alloc_mimalloc", "mimalloc"),
     ("alloc_ours_mimalloc", "ours over mimalloc"),
