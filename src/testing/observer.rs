@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing::callsite::DefaultCallsite;
@@ -33,6 +33,47 @@ pub(super) struct Observer {
     inner: Dispatch,
     tickets: Arc<Tickets>,
     this: OnceLock<WeakDispatch>,
+}
+
+/// Never the default anywhere, and never dropped.
+///
+/// Where only one subscriber exists, `tracing` asks the default of the thread that comes to an event first whether
+/// anybody is interested, and keeps the answer for all threads: none, if that is a test beside the measured one.
+/// Where there are two it asks each.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Second));
+
+struct Second;
+
+impl Subscriber for Second {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match metadata.target() {
+            // Whoever is the default at the time is to be asked.
+            witness::TARGET => Interest::sometimes(),
+            _ => Interest::never(),
+        }
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::OFF)
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// Stands for the span of a ticket where there is no other.
@@ -75,6 +116,7 @@ struct Entered {
 impl Observer {
     /// An observer around the default subscriber of this thread.
     pub(super) fn subscriber() -> (Dispatch, Arc<Tickets>) {
+        LazyLock::force(&SECOND);
         let tickets = Arc::new(Tickets { all: Mutex::default(), closed: Condvar::new() });
         let inner = dispatcher::get_default(Dispatch::clone);
         let observer = Self { inner, tickets: tickets.clone(), this: OnceLock::new() };

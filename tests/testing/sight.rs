@@ -382,3 +382,31 @@ async fn the_books_are_not_charged_to_the_work() {
     allocated(1).await;
     assert_eq!(allocated(1).await, allocated(100).await);
 }
+
+const ALONE: &str = "REQUEST_BUDGET_TEST_ALONE";
+
+/// In a process where nothing has listened to sqlx yet; does nothing in an ordinary run.
+#[tokio::test]
+async fn another_thread_is_first() {
+    if std::env::var_os(ALONE).is_none() {
+        return;
+    }
+    let (plain, _) = pools().await;
+    let first = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { execute(&pools().await.0, "SELECT 1").await });
+    };
+    let record = measure(async {
+        std::thread::spawn(first).join().unwrap();
+        execute(&plain, "SELECT 2").await;
+    });
+    assert_eq!(unmetered(&record.await), [("SELECT ?", 1)]);
+}
+
+#[test]
+fn a_test_beside_it_that_nobody_measures_does_not_blind_it() {
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    let alone = alone.args(["--exact", "sight::another_thread_is_first"]).env(ALONE, "1");
+    let output = alone.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
