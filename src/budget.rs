@@ -34,6 +34,10 @@ use crate::time::nanos;
 ///
 /// assert!(web.limit(Resource::TotalTime).is_some_and(|limit| limit.is_hard()));
 /// assert!(web.limit(Resource::Rows).is_none());
+/// assert_eq!(
+///     web.to_string(),
+///     "queries 20, query_time 200ms, memory 8.0 MiB (64.0 MiB hard), total_time 1s (hard)"
+/// );
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 #[must_use = "a budget does nothing until work runs under it"]
@@ -366,6 +370,29 @@ impl Budget {
         let bounds = Bounds { soft: soft.unwrap_or(NONE), hard: hard.unwrap_or(NONE) };
         limits.bounds[resource.index()] = bounds;
         self
+    }
+}
+
+/// The limits that it names: "queries 20, memory 8.0 MiB (64.0 MiB hard), total_time 1s (hard)".
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits = self.limits();
+        let named = |&resource: &Resource| Some(format!("{resource} {}", self.limit(resource)?));
+        let mut all: Vec<_> = Resource::ALL.iter().filter_map(named).collect();
+        for NamedTimeout { name, nanos, .. } in &limits.external_timeouts {
+            let timeout = Resource::ExternalTimeout.amount(*nanos);
+            all.push(format!("external_timeout of {name:?} {timeout} (hard)"));
+        }
+        if all.is_empty() {
+            all.push("no limits".to_owned());
+        }
+        if limits.end_at_headers {
+            all.push("until headers".to_owned());
+        }
+        if let Some(reason) = limits.exemption.as_deref() {
+            all.push(format!("exempt because of {reason}"));
+        }
+        f.write_str(&all.join(", "))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Soft and hard limits.
 
+use std::fmt;
 use std::time::Duration;
 
 /// How far a resource may be used: softly, which reports, or hard, which cuts the work as well.
@@ -18,6 +19,7 @@ use std::time::Duration;
 ///     .queries(Limit::soft(20).and_hard(200))
 ///     .memory(Limit::hard(64 << 20));
 /// assert_eq!(budget.limit(request_budget::Resource::Memory).map(|limit| limit.is_hard()), Some(true));
+/// assert_eq!(Limit::soft(20).and_hard(200).to_string(), "20 (200 hard)");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit<T>(Kind<T>);
@@ -95,6 +97,17 @@ impl<T: Copy> Limit<T> {
             (Some(soft), None) => Some(Self(Kind::Soft(soft))),
             (None, Some(hard)) => Some(Self(Kind::Hard(hard))),
             (None, None) => None,
+        }
+    }
+}
+
+/// A soft limit is a mere value: "20", "200 (hard)", "20 (200 hard)".
+impl<T: fmt::Display> fmt::Display for Limit<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Bare(soft) | Kind::Soft(soft) => soft.fmt(f),
+            Kind::Hard(hard) => write!(f, "{hard} (hard)"),
+            Kind::Both { soft, hard } => write!(f, "{soft} ({hard} hard)"),
         }
     }
 }

@@ -107,8 +107,13 @@ async fn work_off(store: &Store) -> Result<(), Failure> {
     let noted = ledger.take();
     println!("{}\n", table::table(&noted.runs));
     println!("Each violation, as it was reported at the moment of crossing:");
-    for violation in noted.violations().filter(|violation| violation.work != "import_prices") {
+    let (imports, others): (Vec<_>, Vec<_>) =
+        noted.violations().partition(|violation| violation.work == "import_prices");
+    for violation in others {
         println!("{} {violation}", violation.severity.name());
+    }
+    if let Some((last, before)) = imports.split_last() {
+        println!("{} {last}\n     and {} runs before it", last.severity.name(), before.len());
     }
     println!("\nWhat was told of memory that climbs run after run:");
     for climb in &noted.climbs {

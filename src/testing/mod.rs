@@ -99,7 +99,14 @@
 //! To see them, `measure` puts a `tracing` subscriber of its own around the one that is there, which hears all as
 //! before; only its type cannot be asked for (`Dispatch::downcast_ref`, which some layers that
 //! export traces need). It sees the events of sqlx whatever the filter of that one; not if the
-//! logging of statements is switched off in the options of the pool.
+//! logging of statements is switched off in the options of the pool, and not where the measured work itself
+//! puts another default subscriber in its place.
+//!
+//! # A paused clock
+//!
+//! Times go by the clock of tokio, so `start_paused` measures in them what a test lets pass. But a paused clock jumps
+//! ahead whenever all of the runtime waits, for a database as well, and then pools time out, metered or not.
+//! `PoolOptions::test_before_acquire(false)` helps, with connections that are there before it is paused.
 //!
 //! # Snapshots
 //!

@@ -27,6 +27,31 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Code that is generic over the database
+//!
+//! Bound what you execute on, the pool here, and rustc infers the rest:
+//!
+//! ```
+//! use request_budget::sqlx::Pool;
+//! use sqlx::{Database, Executor};
+//!
+//! async fn vacuum<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<()>
+//! where
+//!     for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
+//! {
+//!     pool.execute("VACUUM").await.map(drop)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
+//! let pool = Pool::from(sqlx::SqlitePool::connect("sqlite::memory:").await?);
+//! vacuum(&pool).await
+//! # }
+//! ```
+//!
+//! Where the bound is on `&mut DB::Connection` or on [`&mut Connection<DB>`](Connection), a call that leaves it to
+//! rustc to infer `DB` fails with E0275, "overflow evaluating the requirement .. `Connection<_>: Executor`", because it
+//! looks for one of our connections in one of ours, and so on. Name the database there: `vacuum::<Sqlite>(&pool)`.
+//!
 //! # What is counted
 //!
 //! Each execution of a statement that is handed to the driver, once, when it is handed over: also one
