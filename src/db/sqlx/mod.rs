@@ -29,11 +29,11 @@
 //!
 //! # Code that is generic over the database
 //!
-//! Bound what you execute on, the pool here, and rustc infers the rest:
+//! Name the database where a function is called that is generic over it:
 //!
 //! ```
 //! use request_budget::sqlx::Pool;
-//! use sqlx::{Database, Executor};
+//! use sqlx::{Database, Executor, Sqlite};
 //!
 //! async fn vacuum<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<()>
 //! where
@@ -44,13 +44,13 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
 //! let pool = Pool::from(sqlx::SqlitePool::connect("sqlite::memory:").await?);
-//! vacuum(&pool).await
+//! vacuum::<Sqlite>(&pool).await
 //! # }
 //! ```
 //!
-//! Where the bound is on `&mut DB::Connection` or on [`&mut Connection<DB>`](Connection), a call that leaves it to
-//! rustc to infer `DB` fails with E0275, "overflow evaluating the requirement .. `Connection<_>: Executor`", because it
-//! looks for one of our connections in one of ours, and so on. Name the database there: `vacuum::<Sqlite>(&pool)`.
+//! Left to infer it, rustc fails with E0275, "overflow evaluating the requirement .. `Connection<_>: Executor`": it looks
+//! for one of our connections in one of ours, and so on. A function that is generic over an `impl Executor<'_>` and a type with `DB` as its
+//! parameter need no name.
 //!
 //! # What is counted
 //!
