@@ -63,7 +63,8 @@ impl Query {
             UNATTRIBUTED.fetch_add(1, Relaxed);
             recording::record_elsewhere(kind, Some(statement))
         };
-        let waiting_since = Some(Instant::now());
+        // Nobody is told the time of a statement of no work.
+        let waiting_since = meter.as_ref().map(|_| Instant::now());
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 
@@ -91,7 +92,9 @@ impl Query {
 
     /// Starts the clock again: the next result is waited for.
     pub fn resume(&mut self) {
-        self.waiting_since.get_or_insert_with(Instant::now);
+        if self.meter.is_some() {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Whether the work that waits for it is being ended from outside.

@@ -1,7 +1,7 @@
 //! Which unit of work is running on this thread right now.
 
 use std::cell::Cell;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +90,7 @@ fn pending() -> Delta {
     HERE.with(|here| memory::since(here.start.get()))
 }
 
-/// A unit of work entered on this thread, until dropped.
+/// A unit of work entered on this thread, until left or dropped.
 ///
 /// The handle moves from its slot to the thread and back, so entering costs no reference count.
 pub(crate) struct Entered<'a> {
@@ -99,8 +99,7 @@ pub(crate) struct Entered<'a> {
     /// The memory of that; `None` where there was nothing to enter.
     outer: Option<OuterMemory>,
     polled: Option<Instant>,
-    /// After `outer`, so that it holds for all that is run here.
-    _subscribed: Subscribed,
+    subscribed: Subscribed,
 }
 
 /// Of no meaning where nothing was running.
@@ -119,14 +118,19 @@ impl<'a> Entered<'a> {
         let polled = slot.as_deref().and_then(Meter::polled);
         let subscribed = Subscribed::new(slot.as_ref(), current);
         let outer = HERE.with(|here| here.enter(slot));
-        Self { slot, outer, polled, _subscribed: subscribed }
+        Self { slot, outer, polled, subscribed }
     }
-}
 
-impl Drop for Entered<'_> {
-    // A call, with what it takes to make one, costs as much as what is done.
+    /// Leaves it as a drop would, which is for panics: a destructor is called, this is inlined.
+    #[inline]
+    pub(crate) fn leave(self) {
+        let mut this = ManuallyDrop::new(self);
+        this.end();
+        drop(mem::take(&mut this.subscribed));
+    }
+
     #[inline(always)]
-    fn drop(&mut self) {
+    fn end(&mut self) {
         let Some(outer) = &self.outer else { return };
         let polled = self.polled.map(|since| since.elapsed());
         let memory = HERE.with(|here| here.leave(self.slot, outer));
@@ -134,6 +138,13 @@ impl Drop for Entered<'_> {
         if let (Some(meter), true) = (&*self.slot, polled.is_some() || !memory.is_nothing()) {
             charge(meter, memory, polled, outer);
         }
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -70,10 +70,9 @@ impl Work {
         }
         let panicked = self.running;
         self.running = true;
-        let result = {
-            let _entered = Entered::new(&mut self.meter);
-            piece()
-        };
+        let entered = Entered::new(&mut self.meter);
+        let result = piece();
+        entered.leave();
         // Not reached by a panic, which is then never forgotten.
         self.running = panicked;
         result

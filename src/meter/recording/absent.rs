@@ -35,7 +35,7 @@ impl Meter {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Subscribed;
 
 impl Subscribed {
