@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::advice;
-use super::message::{self, Failure};
+use super::message::Failure;
 use super::record::{Account, Record};
 use crate::budget::Budget;
 use crate::key::Key;
@@ -127,10 +127,10 @@ impl<T> Record<T> {
     pub fn assert_no_unmetered(&self) {
         let account = self.account();
         let mut failure = Failure::default();
-        match account.usage.unmetered {
-            0 if !account.sight.events => failure.push(message::NO_EVENTS.to_owned(), Vec::new()),
-            0 => {}
-            n => failure.push(
+        match (account.usage.unmetered, account.sight.unseen) {
+            (0, Some(why)) => failure.push(why.to_owned(), Vec::new()),
+            (0, None) => {}
+            (n, _) => failure.push(
                 format!("{n} {} passed through no metered connection", statements(n)),
                 vec![advice::METER.to_owned()],
             ),
@@ -188,10 +188,10 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
     if !took_part && elsewhere > 0 {
         return found(format!("the work itself executed none{meanwhile}"), advice::CARRY);
     }
-    if !took_part && !account.sight.events {
-        return found(format!("none was counted, and {}", message::NO_EVENTS), advice::METER);
+    match account.sight.unseen.filter(|_| !took_part) {
+        Some(why) => found(format!("none was counted, and {why}"), advice::METER),
+        None => None,
     }
-    None
 }
 
 fn statements(n: u64) -> &'static str {

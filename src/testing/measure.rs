@@ -73,6 +73,7 @@ impl Measurement {
         self.tickets.settle();
         #[cfg(feature = "mongodb")]
         self.meter.settle_commands();
-        Record::new(output, &self.meter, &self.recording, served)
+        let is_blind = self.tickets.is_blind();
+        Record::new(output, &self.meter, &self.recording, is_blind, served)
     }
 }

@@ -14,6 +14,9 @@ use crate::resource::{Resource, Time};
 pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
                                     out by a `max_level` feature of `tracing`";
 
+pub(super) const NO_SYMBOLS: &str = "statements of SQLite past the metered pools cannot be seen: the program is stripped of its \
+                                     symbols by its profile";
+
 /// What an assertion found.
 #[derive(Debug, Default)]
 pub(super) struct Failure {

@@ -145,7 +145,8 @@
 //!
 //! The place of a statement is the line of its `.await`, with those that called it, up to where the task was
 //! spawned. Code of dependencies and of the standard library is left out. Needs debug info:
-//! `debug = "line-tables-only"` is enough, and tests have it unless a profile says otherwise. The place of
+//! `debug = "line-tables-only"` is enough, and tests have it unless a profile says otherwise. A program that is stripped of its symbols cannot tell unmetered
+//! statements of SQLite either; what finds none then fails. The place of
 //! memory is where the work was at its peak, if that was more than 64 KiB.
 //!
 //! On GitHub, where `GITHUB_ACTIONS` is `true`, a failure is also printed as an annotation of the line.
@@ -155,7 +156,7 @@
 //!
 //! Not for production: each statement of measured work costs some microseconds for its place, and the events of
 //! sqlx are made, whose texts are part of the memory of the work (not with SQLite, which makes them on another
-//! thread). Places are looked up only to be printed, which takes about a second in the first failing test. That look-up
+//! thread). Places are looked up only to be printed, which takes about a second in the first failing test, and holds up the statements of tests beside it. That look-up
 //! happens in the measured work where it asks for `tracing::Span::current()` by itself, or has SQLite execute an unmetered
 //! statement.
 

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tracing::subscriber::Interest;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
-use super::site;
+use super::site::{self, Asker};
 use crate::db::witness::{self, Statement};
 use crate::memory;
 use crate::meter::Meter;
@@ -88,10 +88,12 @@ static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
 };
 
 /// The statements that another thread may be working on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tickets {
     all: Mutex<HashMap<u64, Ticket>>,
     closed: Condvar,
+    /// It could not be told who has asked for a span.
+    is_blind: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -117,7 +119,7 @@ impl Observer {
     /// An observer around the default subscriber of this thread.
     pub(super) fn subscriber() -> (Dispatch, Arc<Tickets>) {
         LazyLock::force(&SECOND);
-        let tickets = Arc::new(Tickets { all: Mutex::default(), closed: Condvar::new() });
+        let tickets = Arc::new(Tickets::default());
         let inner = dispatcher::get_default(Dispatch::clone);
         let observer = Self { inner, tickets: tickets.clone(), this: OnceLock::new() };
         (Dispatch::new(observer), tickets)
@@ -268,8 +270,15 @@ impl Subscriber for Observer {
             let is_metered = witness::by() == By::MeteredDriver;
             // What sqlx does for a metered connection needs no place; the statement has it.
             let site = if is_metered { Site::default() } else { Site::capture() };
-            if !is_metered && !site::is_asked_by_sqlx(&site) {
-                return inner;
+            if !is_metered {
+                match site::asker(&site) {
+                    Asker::SqliteDriver => {}
+                    Asker::Other => return inner,
+                    Asker::Unknown => {
+                        self.tickets.is_blind.store(true, Relaxed);
+                        return inner;
+                    }
+                }
             }
             let metadata = inner.metadata().unwrap_or(&UNNAMED_METADATA);
             // Held as long as the ticket is.
@@ -304,6 +313,11 @@ impl Tickets {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Ticket>> {
         // No access panics half way, so a poisoned map is whole.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there may have been statements that were not seen, of which the program does not say enough.
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind.load(Relaxed)
     }
 
     fn open(&self, ticket: Ticket) -> Id {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
+use super::message;
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
 use crate::memory::{self, Delta};
@@ -48,8 +50,8 @@ pub(super) struct Sight {
     /// Something in this process counts statements.
     pub(super) pool_exists: bool,
     pub(super) memory: bool,
-    /// The events of sqlx are compiled in.
-    pub(super) events: bool,
+    /// Why the events of sqlx are not all seen, where that is so.
+    pub(super) unseen: Option<&'static str>,
     /// What a server had to do, where one was to be measured.
     pub(super) served: Option<Served>,
 }
@@ -117,9 +119,11 @@ impl<T> Record<T> {
         output: T,
         meter: &Meter,
         recording: &Recording,
+        is_blind: bool,
         served: Option<Served>,
     ) -> Self {
-        Self { output, account: memory::aside(|| Account::new(meter, recording, served)) }
+        let account = || Account::new(meter, recording, is_blind, served);
+        Self { output, account: memory::aside(account) }
     }
 
     /// What the work used.
@@ -198,7 +202,7 @@ impl<T> Serialize for Record<T> {
 }
 
 impl Account {
-    fn new(meter: &Meter, recording: &Recording, served: Option<Served>) -> Self {
+    fn new(meter: &Meter, recording: &Recording, is_blind: bool, served: Option<Served>) -> Self {
         let mut entries = recording.entries();
         entries.extend(seen_late(meter, &entries));
         let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
@@ -235,7 +239,11 @@ impl Account {
             sight: Sight {
                 pool_exists: unmeasured::is_metered(),
                 memory: memory::is_measured(),
-                events: tracing::level_filters::STATIC_MAX_LEVEL >= tracing::Level::DEBUG,
+                unseen: match () {
+                    () if LevelFilter::DEBUG > STATIC_MAX_LEVEL => Some(message::NO_EVENTS),
+                    () if is_blind => Some(message::NO_SYMBOLS),
+                    () => None,
+                },
                 served,
             },
         }

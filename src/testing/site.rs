@@ -72,18 +72,25 @@ pub(super) fn lack(site: &Site) -> Lack {
     }
 }
 
-/// Whether it is the SQLite driver of sqlx that asks for the current span here.
-pub(super) fn is_asked_by_sqlx(site: &Site) -> bool {
-    site.0
-        .iter()
-        .find_map(|ip| symbols(*ip).iter().find_map(Symbol::asker))
-        .is_some_and(|asker| asker == Asker::SqliteDriver)
-}
-
-#[derive(PartialEq)]
-enum Asker {
+/// Who asks for the current span.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asker {
     SqliteDriver,
     Other,
+    /// The program is stripped of its symbols.
+    Unknown,
+}
+
+/// Who asks for the current span here.
+pub(super) fn asker(site: &Site) -> Asker {
+    let known = site.0.iter().find_map(|ip| symbols(*ip).iter().find_map(Symbol::asker));
+    // This very library is on the stack.
+    let is_ours = |symbol: &Symbol| symbol.name.contains(env!("CARGO_CRATE_NAME"));
+    match known {
+        Some(Asker::SqliteDriver) => Asker::SqliteDriver,
+        _ if !site.0.iter().any(|ip| symbols(*ip).iter().any(is_ours)) => Asker::Unknown,
+        _ => Asker::Other,
+    }
 }
 
 fn symbols(ip: usize) -> Symbols {
@@ -196,6 +203,13 @@ fn short(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_symbols_nobody_can_tell_who_asks() {
+        assert_eq!(asker(&Site::capture()), Asker::Other);
+        assert_eq!(asker(&Site([1, 2, 3].into())), Asker::Unknown);
+        assert_eq!(lack(&Site([1, 2, 3].into())), Lack::DebugInfo);
+    }
 
     #[test]
     fn what_always_has_debug_info_shows_nothing() {
