@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::current::{Entered, current};
 use crate::meter::Meter;
+use crate::meter::recording::Carry;
 
 thread_local! {
     /// The account to which the carried future is charged that is polled here, in a task of its own.
@@ -52,6 +53,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         meter: Option<Arc<Meter>>,
+        carry: Carry,
     }
 
     impl<F> PinnedDrop for InCurrentBudget<F> {
@@ -67,13 +69,14 @@ impl<F> InCurrentBudget<F> {
     pub(crate) fn new(future: F) -> Self {
         let meter = current();
         meter.iter().for_each(|meter| meter.share());
-        Self { future: Some(future), meter }
+        let carry = Carry::of(meter.as_deref());
+        Self { future: Some(future), meter, carry }
     }
 
     /// Charges a future to this work.
     #[cfg(feature = "testing")]
     pub(crate) fn of(meter: Option<Arc<Meter>>, future: F) -> Self {
-        Self { future: Some(future), meter }
+        Self { future: Some(future), meter, carry: Carry::default() }
     }
 }
 
@@ -94,6 +97,7 @@ impl<F: Future> Future for InCurrentBudget<F> {
         let output = ready!(future.expect("not polled again after it was done").poll(cx));
         this.future.set(None);
         drop(entered);
+        *this.carry = Carry::default();
         Poll::Ready(output)
     }
 }
@@ -102,13 +106,15 @@ impl<F: Future> Future for InCurrentBudget<F> {
 pub(crate) struct Carried<F> {
     closure: Option<F>,
     meter: Option<Arc<Meter>>,
+    _carry: Carry,
 }
 
 impl<F> Carried<F> {
     pub(crate) fn new(closure: F) -> Self {
         let meter = current();
         meter.iter().for_each(|meter| meter.share());
-        Self { closure: Some(closure), meter }
+        let carry = Carry::of(meter.as_deref());
+        Self { closure: Some(closure), meter, _carry: carry }
     }
 
     pub(crate) fn call<T>(mut self) -> T

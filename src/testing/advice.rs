@@ -10,6 +10,7 @@ pub(super) const CARRY: &str = "carry along the tasks that are part of the work,
                                 `.in_current_budget()`; measure a server by a `Recorder`";
 pub(super) const RECORD: &str =
     "put it around the whole service that the client asks, `.layer(recorder.layer())`";
+pub(super) const WAIT: &str = "wait in the measured work for the tasks that it carries along";
 pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: CountingAllocator = \
                                     CountingAllocator::system();`";
 

@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::advice;
-use super::message::Failure;
+use super::message::{self, Failure};
 use super::record::{Account, Record};
 use crate::budget::Budget;
 use crate::key::Key;
@@ -187,6 +187,11 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
     }
     if !took_part && elsewhere > 0 {
         return found(format!("the work itself executed none{meanwhile}"), advice::CARRY);
+    }
+    if let (false, n @ 1..) = (took_part, account.sight.carried) {
+        let why =
+            format!("it executed none by its end, with {} still running", message::carried(n));
+        return found(why, advice::WAIT);
     }
     match account.sight.unseen.filter(|_| !took_part) {
         Some(why) => found(format!("none was counted, and {why}"), advice::METER),

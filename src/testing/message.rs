@@ -1,7 +1,7 @@
 //! What a failed assertion says: what was exceeded, all that the work did, from where, and what to do.
 
 use std::fmt::{self, Write};
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, stderr, stdout};
 use std::panic::Location;
 
 use bytesize::ByteSize;
@@ -136,6 +136,9 @@ fn print(text: &mut String, account: &Account, style: Style) {
         None => line(text, format_args!("{}not measured", style.head("memory: "))),
     }
     line(text, format_args!("{}{}", style.head("total: "), Time(usage.total_time)));
+    if let n @ 1.. = account.sight.carried {
+        line(text, format_args!("{}", style.bad(&format!("{} had not ended by then", carried(n)))));
+    }
     if let Some(n) = account.sight.served.map(|served| served.unfinished).filter(|n| *n > 0) {
         let requests = if n == 1 { "request" } else { "requests" };
         line(text, format_args!("{}", style.bad(&format!("{n} {requests} had not ended by then"))));
@@ -172,6 +175,13 @@ fn sites(text: &mut String, sites: &[CallSite], style: Style) {
             line(text, format_args!("         {}", style.faint(&format!("called from {caller}"))));
         }
     }
+}
+
+pub(super) fn carried(n: usize) -> String {
+    format!(
+        "{n} {} along",
+        if n == 1 { "task that was carried" } else { "tasks that were carried" }
+    )
 }
 
 fn unplaced(lack: Option<Lack>) -> &'static str {
@@ -237,10 +247,11 @@ pub(super) struct Style {
 impl Style {
     pub(super) const PLAIN: Self = Self { is_coloured: false };
 
-    /// Colour where a person looks at a terminal and has not asked for none.
+    /// Colour where a person looks at a terminal and has not asked for none; the harness of tests hands on to
+    /// standard output what a failing one says.
     pub(super) fn detect() -> Self {
         let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { is_coloured: stderr().is_terminal() && !is_refused }
+        Self { is_coloured: stderr().is_terminal() && stdout().is_terminal() && !is_refused }
     }
 
     fn paint(self, code: &str, text: &str) -> String {

@@ -86,6 +86,7 @@
 //! * when no metered pool or client exists in the process at all,
 //! * when the work executed none, while some ran in other tasks of the same runtime: children that were not carried
 //!   along, a server measured without a `Recorder`,
+//! * when it executed none, while tasks that it has carried along were still running,
 //! * when no request of a client that a `Recorder` measures came to its layer.
 //!
 //! What ran in other tasks beside statements that the work did execute is no failure, since it may be
@@ -150,7 +151,7 @@
 //! memory is where the work was at its peak, if that was more than 64 KiB.
 //!
 //! On GitHub, where `GITHUB_ACTIONS` is `true`, a failure is also printed as an annotation of the line.
-//! Colour is used where standard error is a terminal, unless `NO_COLOR` is set.
+//! Colour is used where standard output and error are terminals, unless `NO_COLOR` is set.
 //!
 //! # Performance
 //!

@@ -52,6 +52,8 @@ pub(super) struct Sight {
     pub(super) memory: bool,
     /// Why the events of sqlx are not all seen, where that is so.
     pub(super) unseen: Option<&'static str>,
+    /// What it carried along and did not wait for.
+    pub(super) carried: usize,
     /// What a server had to do, where one was to be measured.
     pub(super) served: Option<Served>,
 }
@@ -244,6 +246,7 @@ impl Account {
                     () if is_blind => Some(message::NO_SYMBOLS),
                     () => None,
                 },
+                carried: recording.carried(),
                 served,
             },
         }

@@ -8,7 +8,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use request_budget::db::{BypassWitness, Query};
 use request_budget::sqlx::Pool;
 use request_budget::testing::measure;
-use request_budget::{Budget, BudgetExt, Usage};
+use request_budget::{Budget, BudgetExt, Usage, task};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Executor, Sqlite, SqlitePool};
 use tracing::instrument::WithSubscriber;
@@ -109,6 +109,41 @@ async fn tasks_that_are_not_carried_along_are_not_taken_for_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_are_they_on_other_threads() {
     not_carried().await;
+}
+
+#[tokio::test]
+async fn tasks_that_nobody_waited_for_are_not_taken_for_none() {
+    let (_, pool) = pools().await;
+    let query = |pool: &Pool<Sqlite>| {
+        let pool = pool.clone();
+        async move { drop(pool.execute("SELECT 1").await.unwrap()) }
+    };
+    let record = measure(async { task::spawn(query(&pool)) }).await;
+    let said = failure(|| record.assert_queries(0));
+    let first = "the test counts queries, but it executed none by its end, with 1 task that was carried along still \
+                 running\n";
+    assert!(said.starts_with(first), "{said}");
+    record.into_output().await.unwrap();
+
+    let both = async {
+        pool.execute("SELECT 2").await.unwrap();
+        [task::spawn(query(&pool)), task::spawn(query(&pool))]
+    };
+    let record = measure(both.budgeted("both", Budget::new())).await;
+    record.assert_queries(1);
+    let said = failure(|| record.assert_queries(0));
+    assert!(said.contains("\n2 tasks that were carried along had not ended by then\n"), "{said}");
+
+    // What has ended, was dropped, or was called is over.
+    let over = async {
+        task::spawn(std::future::ready(())).await.unwrap();
+        task::spawn_blocking(|| ()).await.unwrap();
+        drop((query(&pool).in_current_budget(), task::carried(|| ())));
+        let aborted = task::spawn(std::future::pending::<()>());
+        aborted.abort();
+        aborted.await.unwrap_err();
+    };
+    measure(over).await.assert_queries(0);
 }
 
 #[tokio::test]

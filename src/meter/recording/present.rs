@@ -56,6 +56,8 @@ pub(crate) struct Recording {
     entries: Mutex<Vec<Arc<Entry>>>,
     /// Statements of the same runtime that are part of no recorded work.
     elsewhere: Mutex<Vec<Arc<Entry>>>,
+    /// Futures and closures that are carried along, and not over yet.
+    carried: AtomicUsize,
     /// The subscriber while the recorded work runs.
     subscriber: OnceLock<Dispatch>,
     /// Where the work was when it held the most memory.
@@ -68,6 +70,7 @@ impl Recording {
         let recording = Arc::new(Self {
             entries: Mutex::default(),
             elsewhere: Mutex::default(),
+            carried: AtomicUsize::new(0),
             subscriber: OnceLock::new(),
             peak: Mutex::default(),
         });
@@ -96,6 +99,11 @@ impl Recording {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many futures and closures that are carried along are not over yet.
+    pub(crate) fn carried(&self) -> usize {
+        self.carried.load(Relaxed)
+    }
+
     /// Where the most memory was held.
     pub(crate) fn peak(&self) -> Option<Site> {
         self.peak.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -106,6 +114,32 @@ impl Drop for Recording {
     fn drop(&mut self) {
         LIVE.fetch_sub(1, Relaxed);
         running().retain(|(_, recording)| recording.strong_count() > 0);
+    }
+}
+
+/// A future or closure that is carried along, until dropped; nothing unless the work is recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Carry(Vec<Arc<Recording>>);
+
+impl Carry {
+    pub(crate) fn of(meter: Option<&Meter>) -> Self {
+        let Some(meter) = meter.filter(|_| is_live()) else { return Self::default() };
+        let recordings = memory::aside(|| meter.recordings().cloned().collect::<Vec<_>>());
+        for recording in &recordings {
+            recording.carried.fetch_add(1, Relaxed);
+        }
+        Self(recordings)
+    }
+}
+
+impl Drop for Carry {
+    fn drop(&mut self) {
+        for recording in &self.0 {
+            recording.carried.fetch_sub(1, Relaxed);
+        }
+        if !self.0.is_empty() {
+            memory::aside(|| self.0 = Vec::new());
+        }
     }
 }
 
