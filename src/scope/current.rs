@@ -126,7 +126,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn leave(self) {
         let mut this = ManuallyDrop::new(self);
         this.end();
-        drop(mem::take(&mut this.subscribed));
+        let _subscribed = mem::take(&mut this.subscribed);
     }
 
     #[inline(always)]

@@ -93,6 +93,11 @@ fn a_later_run_that_needs_more_fails() {
     ratchet(&runs[0]).update().unwrap();
     insta::assert_snapshot!("file", fs::read_to_string(&file).unwrap());
     assert!(ratchet(&runs[0]).check().is_within());
+    // One more is more.
+    let written = fs::read_to_string(&file).unwrap();
+    fs::write(&file, written.replace("queries = 3", "queries = 2")).unwrap();
+    assert!(!ratchet(&runs[0]).compare().unwrap().is_within());
+    fs::write(&file, written).unwrap();
 
     run(&runs[1], 9);
     let said = failure(|| drop(ratchet(&runs[1]).check()));

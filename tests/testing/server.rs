@@ -73,7 +73,13 @@ async fn requests_are_measured() {
     assert!(record.usage().memory.unwrap() > 0);
 
     assert_eq!(ask(&url, "one").await, "one");
-    assert_eq!(recorder.measure(async {}).await.usage().queries, 0, "what came before is over");
+    let idle = recorder.measure(async {}).await;
+    assert_eq!(idle.usage().queries, 0, "what came before is over");
+    let said = failure(|| idle.assert_queries(0));
+    assert!(
+        said.contains(", but no request passed through the layer of the `Recorder`\n"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

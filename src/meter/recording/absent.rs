@@ -11,11 +11,11 @@ pub(crate) fn current_span() -> tracing::Span {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Carry;
+pub(crate) struct Carry(());
 
 impl Carry {
     pub(crate) fn of(_: Option<&Meter>) -> Self {
-        Self
+        Self(())
     }
 }
 
