@@ -1,10 +1,12 @@
 //! The layer for runners built on tower.
 
 use std::future::{Ready, pending, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 
+use futures_util::FutureExt;
 use request_budget::report::{Attributes, Outcome};
-use request_budget::{Budget, Cut, Limit, Resource, TaskBudgetLayer};
+use request_budget::{Budget, BudgetExt, Cut, Limit, Resource, TaskBudgetLayer, Usage};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Ledger, call, ms, pass, query};
@@ -107,6 +109,60 @@ async fn the_call_itself_is_inside_and_the_error_is_the_service_s_own() {
     let Err(Failure::Cut(cut)) = layer.layer(service).oneshot(()).await else { panic!("a cut") };
     assert_eq!(cut.violation().resource, Resource::ExternalCalls);
     assert_eq!(ledger.end().usage.external_calls, 1);
+}
+
+#[tokio::test]
+async fn each_call_is_reported_once_however_it_ends() {
+    let ledger = Ledger::default();
+    let service = service_fn(|how: &'static str| {
+        assert_ne!(how, "panics at once", "on purpose");
+        async move {
+            query("SELECT 1")?;
+            match how {
+                "panics" => panic!("on purpose"),
+                "waits" => pending().await,
+                _ => Ok::<_, BoxError>(()),
+            }
+        }
+    });
+    let layer = TaskBudgetLayer::new("job", Budget::new()).with_reporter(ledger.clone());
+    let mut service = layer.layer(service);
+    // Never polled.
+    drop(service.call("ends"));
+    let aborted = tokio::spawn(service.call("waits"));
+    tokio::task::yield_now().await;
+    aborted.abort();
+    assert!(aborted.await.unwrap_err().is_cancelled());
+    assert!(tokio::spawn(service.call("panics")).await.unwrap_err().is_panic());
+    let at_once = catch_unwind(AssertUnwindSafe(|| drop(service.call("panics at once"))));
+    assert!(at_once.is_err());
+    assert_eq!(
+        ledger.outcomes(),
+        [Outcome::Cancelled, Outcome::Cancelled, Outcome::Panicked, Outcome::Panicked]
+    );
+    let queries: Vec<_> = ledger.ends().iter().map(|end| end.usage.queries).collect();
+    assert_eq!(queries, [0, 1, 1, 0]);
+    assert_eq!(Usage::current(), None);
+}
+
+#[tokio::test]
+async fn a_panic_that_other_work_catches_is_none_of_that() {
+    let ledger = Ledger::default();
+    let layer = TaskBudgetLayer::new("inner", Budget::new()).with_reporter(ledger.clone());
+    let inner = layer.layer(service_fn(|()| async {
+        query("SELECT 1")?;
+        panic!("on purpose");
+        #[expect(unreachable_code, reason = "its type")]
+        Ok::<_, BoxError>(())
+    }));
+    let outer = async {
+        assert!(AssertUnwindSafe(inner.oneshot(())).catch_unwind().await.is_err());
+        Ok::<_, BoxError>(())
+    };
+    outer.try_budgeted("outer", Budget::new()).with_reporter(ledger.clone()).await.unwrap();
+    assert_eq!(ledger.outcomes(), [Outcome::Panicked, Outcome::Ok]);
+    let queries: Vec<_> = ledger.ends().iter().map(|end| end.usage.queries).collect();
+    assert_eq!(queries, [1, 1]);
 }
 
 #[test]
