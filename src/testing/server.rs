@@ -26,7 +26,8 @@ use crate::time::Instant;
 /// [layer](Self::layer) around the whole service, outside of its `BudgetLayer`; what the service does while
 /// [`measure`](Self::measure) runs is then in the record, the bodies of its responses included. At other times requests just pass.
 ///
-/// One for each test and each server: all that the server does at the time counts.
+/// One for each test and each server: all that the server does at the time counts. Where no request came
+/// through the layer an assertion on queries fails: it may have been forgotten.
 ///
 /// # Examples
 ///

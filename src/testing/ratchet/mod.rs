@@ -36,7 +36,7 @@ type Suite = BTreeMap<String, Noted>;
 /// ```
 ///
 /// ```sh
-/// export REQUEST_BUDGET_RATCHET=$(mktemp -d)   # empty, or what was noted before counts as well
+/// export REQUEST_BUDGET_RATCHET=$(mktemp -d)   # empty, or what was noted before counts as well; absolute
 /// cargo test                                   # or cargo nextest run
 /// cargo test --test ratchet -- --ignored
 /// ```
