@@ -178,6 +178,10 @@ impl Head {
         let mut sizes = Table::SIZES[1..].iter();
         loop {
             for entry in block.probe(key) {
+                // Mostly it is there: looking is cheaper than exchanging.
+                if entry.is_of(key) {
+                    return Some(entry);
+                }
                 match entry.key.compare_exchange(0, key.raw(), Relaxed, Relaxed) {
                     Ok(_) => return Some(entry),
                     Err(other) if other == key.raw() => return Some(entry),
@@ -228,7 +232,6 @@ impl Block {
 }
 
 impl Entry {
-    #[cfg(feature = "testing")]
     pub(crate) fn is_of(&self, key: Key) -> bool {
         self.key.load(Relaxed) == key.raw()
     }
