@@ -64,10 +64,12 @@ macro_rules! frees_the_pool {
         let budget = Budget::new().total_time(CUT_AFTER);
 
         // Without us the pool waits for the statement: else the rest would prove nothing.
+        let sent = Instant::now();
         let without = next_after!(&plain, async {
             timeout(CUT_AFTER, sqlx::query(sleep).execute(&plain)).await.expect_err("is cut");
         });
-        assert!(without > Duration::from_millis(700), "{without:?}");
+        // However late the cut was on a machine with much to do.
+        assert!(sent.elapsed() > Duration::from_secs(1), "{:?}", sent.elapsed());
 
         let by_time = next_after!(&plain, async {
             let cut = sqlx::query(sleep).execute(&pool).budgeted("slow", budget.clone()).await;
