@@ -2,7 +2,7 @@
 
 #[cfg(feature = "alloc")]
 pub(crate) use crate::alloc::counters::{
-    Delta, Sample, aside, end, is_installed as is_measured, leave_out, since, start,
+    Delta, Sample, aside, end, forget, is_installed as is_measured, leave_out, since, start,
 };
 
 #[cfg(all(feature = "alloc", feature = "testing"))]
@@ -47,6 +47,8 @@ mod absent {
     pub(crate) fn leave_out(_: Delta, _: Sample, _: i64) -> Sample {
         Sample
     }
+
+    pub(crate) fn forget(_: Delta, _: i64) {}
 
     pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
         own()

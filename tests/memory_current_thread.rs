@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::future::{FutureExt, join};
+use futures_util::future::{BoxFuture, FutureExt, join};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use proptest::collection::vec;
@@ -46,6 +46,8 @@ fn memory_is_measured_to_the_byte_on_one_thread() {
     the_box_of_a_request_is_no_memory_of_its_work();
     what_could_not_be_allocated_is_not_charged();
     a_future_carried_into_other_work_is_charged_to_its_own();
+    a_future_carried_into_work_inside_work_is_charged_to_neither();
+    a_future_of_other_work_that_a_reporter_polls_is_charged_to_its_own();
 }
 
 /// First of all, because the first question in a process has to find out whether bytes are counted.
@@ -335,4 +337,69 @@ fn a_future_carried_into_other_work_is_charged_to_its_own() {
     assert!(poll_once(owner.as_mut()).is_ready());
     assert_eq!(own.measured(), [Some(1_000), Some(1_000), Some(0)]);
     assert_eq!(stranger.measured(), [Some(350), Some(350), Some(0)]);
+}
+
+/// A future of some work, which allocates 1,000 bytes and frees them, and is to be polled elsewhere.
+fn carried() -> (impl Future<Output = ()>, BoxFuture<'static, ()>, Ledger) {
+    let ledger = Ledger::new();
+    let carried = Arc::new(Mutex::new(None));
+    let here = Arc::clone(&carried);
+    let owner = async move {
+        let future = async { drop(black_box(Vec::<u8>::with_capacity(1_000))) };
+        *here.lock().unwrap() = Some(future.in_current_budget());
+        yield_now().await;
+    };
+    let owner = owner.budgeted("owner", Budget::new()).with_reporter(ledger.clone());
+    let mut owner = Box::pin(owner.map(|end| end.unwrap()));
+    assert!(poll_once(owner.as_mut()).is_pending());
+    let carried = carried.lock().unwrap().take().unwrap();
+    (owner, Box::pin(carried), ledger)
+}
+
+fn a_future_carried_into_work_inside_work_is_charged_to_neither() {
+    let run = |carried: &mut BoxFuture<'static, ()>| {
+        let (outer, inner) = (Ledger::new(), Ledger::new());
+        let work = async {
+            let kept = black_box(Vec::<u8>::with_capacity(300));
+            carried.await;
+            drop(kept);
+        };
+        let work = work.budgeted("inner", Budget::new()).with_reporter(inner.clone());
+        let work = async {
+            let kept = black_box(Vec::<u8>::with_capacity(50));
+            work.await.unwrap();
+            drop(black_box(Vec::<u8>::with_capacity(5_000)));
+            drop(kept);
+        };
+        let mut work = pin!(work.budgeted("outer", Budget::new()).with_reporter(outer.clone()));
+        assert!(poll_once(work.as_mut()).is_ready());
+        [outer.measured(), inner.measured()]
+    };
+    let mut nothing: BoxFuture<'static, ()> = Box::pin(async {});
+    let alone = run(&mut nothing);
+    let (owner, mut carried, ledger) = carried();
+    assert_eq!(run(&mut carried), alone);
+    assert!(poll_once(pin!(owner)).is_ready());
+    assert_eq!(ledger.measured()[1], Some(1_000));
+}
+
+fn a_future_of_other_work_that_a_reporter_polls_is_charged_to_its_own() {
+    let (owner, carried, own) = carried();
+    let stranger = Ledger::new();
+    let carried = Mutex::new(Some(carried));
+    let reporter = move |_: &Violation| {
+        let carried = carried.lock().unwrap().take().unwrap();
+        assert!(poll_once(pin!(carried)).is_ready());
+    };
+    let work = async {
+        let kept = black_box(Vec::<u8>::with_capacity(300));
+        async {}.external("payments").await.unwrap();
+        drop(kept);
+    };
+    let work = work.budgeted("stranger", Budget::new().external_calls(0));
+    let mut work = pin!(work.with_reporter((reporter, stranger.clone())));
+    assert!(poll_once(work.as_mut()).is_ready());
+    assert_eq!(stranger.measured(), [Some(300), Some(300), Some(0)]);
+    assert!(poll_once(pin!(owner)).is_ready());
+    assert_eq!(own.measured()[1], Some(1_000));
 }

@@ -139,6 +139,16 @@ pub(crate) fn leave_out(stretch: Delta, outer_start: Sample, outer_peak: i64) ->
     }
 }
 
+/// Forgets a stretch that is over and none of the business of any enclosing one; the peak before it was this.
+pub(crate) fn forget(stretch: Delta, outer_peak: i64) {
+    let freed = stretch.allocated.wrapping_sub(stretch.net.cast_unsigned());
+    let _ = THREAD.try_with(|thread| {
+        thread.allocated.set(thread.allocated.get().wrapping_sub(stretch.allocated));
+        thread.freed.set(thread.freed.get().wrapping_sub(freed));
+        thread.peak.set(outer_peak);
+    });
+}
+
 /// Does something of this library's own, of which the work that runs here is charged nothing.
 pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
     /// Forgets, also when unwinding, what was counted since.

@@ -164,7 +164,12 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterM
         && elsewhere(&meter)
         && !is_in(meter, stranger)
     {
-        HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
+        if meter.chain().all(|meter| elsewhere(&meter)) {
+            // Nor that of any other that is open here, or has begun something of our own.
+            memory::forget(memory, outer.peak);
+        } else {
+            HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
+        }
     }
     charge_all(meter.chain().take_while(elsewhere), memory, polled);
 }
