@@ -161,6 +161,18 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::budget::Budget;
+    use crate::limit::Limit;
+    use crate::meter::Meter;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_times_add_up() {
@@ -195,16 +207,8 @@ mod tests {
 
     #[test]
     fn who_waits_is_woken_by_the_end_of_the_last() {
-        struct Woken(AtomicBool);
-
-        impl Wake for Woken {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, Relaxed);
-            }
-        }
-
         let (origin, all) = (Instant::now(), InFlight::default());
-        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let cx = Context::from_waker(&waker);
         assert!(all.poll_none_held(&cx).is_ready());
@@ -216,5 +220,23 @@ mod tests {
         all.ended(origin, origin, true);
         assert!(woken.0.load(Relaxed));
         assert!(all.poll_none_held(&cx).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_waits_is_woken_by_the_end_of_a_command_that_cuts_it() {
+        let second = Limit::hard(Duration::from_secs(1));
+        for budget in [Budget::new().query_time(second), Budget::new().slow_query(second)] {
+            let meter = Meter::new(None, "work".into(), budget, None);
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            meter.begin_command(7);
+            tokio::time::advance(Duration::from_secs(2)).await;
+            // The poll that reads the reply, and waits for something else then.
+            meter.polled();
+            assert!(meter.poll_cut(&Context::from_waker(&waker)).is_none());
+            meter.end_command(7);
+            assert!(meter.cut().is_some());
+            assert!(woken.0.load(Relaxed));
+        }
     }
 }

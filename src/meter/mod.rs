@@ -221,10 +221,14 @@ impl Meter {
     /// Settles what this account is charged to, if it is not yet.
     ///
     /// What has begun under some accounts must end under the same ones, and no parent may become the child
-    /// of its child.
+    /// of its child. The end of a command is told in another task, where its time may cut the work.
     #[cfg(feature = "mongodb")]
     pub(crate) fn settle(&self) {
-        self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED));
+        for meter in self.chain() {
+            let times = [Resource::QueryTime, Resource::SlowQuery];
+            let may_cut = times.iter().any(|time| meter.limits().hard_limits(*time));
+            meter.flags.set(if may_cut { Flags::SETTLED | Flags::SHARED } else { Flags::SETTLED });
+        }
     }
 
     /// Notes that other tasks may charge this account, and all that it is charged to, as well.
