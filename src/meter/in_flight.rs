@@ -111,7 +111,9 @@ impl InFlight {
     /// Whether none would be dropped with the work; if any would, the task will be woken when none is.
     pub(super) fn poll_none_held(&self, cx: &Context<'_>) -> Poll<()> {
         if self.held.load(SeqCst) > 0 {
-            *lock(&self.waiter) = Some(cx.waker().clone());
+            let before = lock(&self.waiter).replace(cx.waker().clone());
+            // Not under the lock: the last waker of a task takes the task with it.
+            drop(before);
             self.is_awaited.store(true, SeqCst);
         }
         if self.held.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }

@@ -297,7 +297,9 @@ impl Meter {
     /// will be woken by one that comes up elsewhere.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.flags.any(Flags::SHARED) {
-            *self.waker() = Some(cx.waker().clone());
+            let before = self.waker().replace(cx.waker().clone());
+            // Not under the lock: the last waker of a task may take parts of this work with it.
+            drop(before);
         }
         self.cut()
     }

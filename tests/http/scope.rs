@@ -1,9 +1,10 @@
 //! What is charged to which unit of work.
 
 use std::future::{pending, poll_fn, ready};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -584,4 +585,35 @@ async fn work_is_woken_when_inner_work_in_another_task_crosses_its_limit() {
     let budget = Budget::new().external_calls(Limit::hard(1));
     outer.budgeted("outer", budget).await.unwrap_err();
     assert_eq!(started.elapsed(), ms(50));
+}
+
+/// A task that lives as long as somebody may wake it, as simple executors have it.
+struct Kept(Mutex<Option<BoxFuture<'static, ()>>>);
+
+impl Wake for Kept {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn the_last_waker_of_a_task_may_take_a_child_of_the_work_with_it() {
+    let (sender, ended) = mpsc::channel();
+    // Under a lock of ours it would wait for itself.
+    thread::spawn(move || {
+        let task = Arc::new(Kept(Mutex::default()));
+        let holder = Arc::downgrade(&task);
+        let work = async move {
+            let late = CallOnDrop;
+            let child = async move { drop(late) }.in_current_budget();
+            *holder.upgrade().unwrap().0.lock().unwrap() = Some(Box::pin(child));
+            pending::<()>().await
+        };
+        let budget = Budget::new().external_calls(Limit::hard(0));
+        let mut work = Box::pin(work.budgeted("work", budget));
+        let waker = Waker::from(task);
+        assert!(work.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert!(matches!(poll_once(work.as_mut()), Poll::Ready(Err(_))));
+        sender.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(60)).unwrap();
 }
