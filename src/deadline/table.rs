@@ -70,6 +70,8 @@ impl Alarm {
                 memory::aside(|| *here = Owned::new(&handle));
             }
             let table = here.as_ref()?.table.clone();
+            // Whoever is woken may set a deadline at once.
+            drop(here);
             let at = table.time_of(at);
             let place = table.add(at, waker.clone());
             Some(Self { table, place, at, wakes: Identity::of(waker) })

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Timer;
+use super::table::Alarm;
 use crate::time::Instant;
 
 const TICK: Duration = Duration::from_millis(5);
@@ -194,4 +195,20 @@ fn a_runtime_that_ends_leaves_nobody_waiting_for_it() {
         std::thread::yield_now();
     }
     assert!(since.elapsed() <= ms(60_000));
+}
+
+/// Runs its task at once where it is woken, which waits for a deadline as well.
+struct Inline;
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        assert!(!is_elapsed(&mut after(ms(20)), Waker::noop()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_woken_may_set_a_deadline() {
+    // Due when it is set, so woken there and then.
+    let alarm = Alarm::set(Instant::now(), &Waker::from(Arc::new(Inline)));
+    assert!(alarm.is_some());
 }
