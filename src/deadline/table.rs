@@ -69,7 +69,7 @@ impl Alarm {
                 // With the one before, of another runtime.
                 memory::aside(|| *here = Owned::new(&handle));
             }
-            let table = here.as_ref()?.table.clone();
+            let table = here.as_ref().filter(|here| here.has_timers)?.table.clone();
             // Whoever is woken may set a deadline at once.
             drop(here);
             let at = table.time_of(at);
@@ -97,19 +97,22 @@ impl Drop for Alarm {
 struct Owned {
     runtime: runtime::Id,
     table: Arc<Table>,
+    /// Asked once: the answer no is a panic, which prints though it is caught.
+    has_timers: bool,
 }
 
 impl Owned {
-    /// A new table, rung by a new task, or none if the runtime has no timers.
+    /// A new table, rung by a new task, or none if the runtime is being shut down.
     fn new(handle: &Handle) -> Option<Self> {
         let base = Instant::now();
         // Whether a runtime has timers cannot be asked.
-        let sleep = catch_unwind(AssertUnwindSafe(|| sleep_until(base))).ok()?;
+        let sleep = catch_unwind(AssertUnwindSafe(|| Box::pin(sleep_until(base)))).ok();
+        let has_timers = sleep.is_some();
         let table =
             Arc::new(Table { base, rung: AtomicU64::new(0), state: Mutex::new(State::new()) });
-        drop(handle.spawn(Bell { table: table.clone(), sleep: Box::pin(sleep) }));
+        drop(handle.spawn(Bell { table: table.clone(), sleep }));
         // Closed already if the runtime is being shut down.
-        (!table.is_closed()).then(|| Self { runtime: handle.id(), table })
+        (!table.is_closed()).then(|| Self { runtime: handle.id(), table, has_timers })
     }
 }
 
@@ -256,7 +259,8 @@ impl Table {
 /// The task that rings: ends with its runtime, or when nobody needs the table any more.
 struct Bell {
     table: Arc<Table>,
-    sleep: Pin<Box<Sleep>>,
+    /// Without timers there is no deadline either, and it only tells of the end of the runtime.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Future for Bell {
@@ -272,8 +276,9 @@ impl Future for Bell {
                 Some(next) => {
                     let at = self.table.base.checked_add(Duration::from_nanos(next));
                     let at = at.expect("it was made of an instant");
-                    self.sleep.as_mut().reset(at);
-                    if self.sleep.as_mut().poll(cx).is_pending() {
+                    let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+                    sleep.as_mut().reset(at);
+                    if sleep.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }

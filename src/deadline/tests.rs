@@ -212,3 +212,27 @@ async fn whoever_is_woken_may_set_a_deadline() {
     let alarm = Alarm::set(Instant::now(), &Waker::from(Arc::new(Inline)));
     assert!(alarm.is_some());
 }
+
+#[test]
+fn a_runtime_without_timers_is_asked_for_one_once() {
+    // That cannot be asked without a panic that is caught, which prints.
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (forward, here) = (std::panic::take_hook(), std::thread::current().id());
+    std::panic::set_hook(Box::new({
+        let panics = panics.clone();
+        move |panic| match std::thread::current().id() == here {
+            true => drop(panics.fetch_add(1, Relaxed)),
+            false => forward(panic),
+        }
+    }));
+    let runtime = Builder::new_current_thread().build().expect("builds");
+    runtime.block_on(async {
+        let mut timers = [after(ms(60_000)), after(ms(60_000))];
+        for _ in 0..3 {
+            assert!(!timers.iter_mut().any(|timer| is_elapsed(timer, Waker::noop())));
+        }
+    });
+    assert_eq!(panics.load(Relaxed), 1);
+    // The next one is asked.
+    assert!(current_thread().block_on(ring(after(ms(20)))) >= ms(20));
+}
