@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn, ready};
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
+use http_body::{Body, Frame};
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, BudgetLayer, Usage};
 use tower::{Layer, Service};
@@ -101,6 +104,36 @@ fn a_panic_in_a_destructor() {
     );
     assert!(poll_once(task.as_mut()).is_pending());
     panics(|| drop(task));
+    assert_eq!(ledger.outcomes(), [Outcome::Panicked]);
+    the_thread_is_clean();
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_body_that_is_at_its_end() {
+    /// Has nothing to say.
+    struct Silent(PanicOnDrop);
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(None)
+        }
+    }
+
+    let ledger = Ledger::default();
+    let service = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Silent(PanicOnDrop))));
+    let mut service = budgeted(Budget::new(), &ledger, tower::service_fn(service));
+    let answer = service.call(Request::new(())).now_or_never().expect("ready").expect("infallible");
+    let mut body = Box::pin(answer.into_body());
+    let mut cx = Context::from_waker(Waker::noop());
+    panics(|| body.as_mut().poll_frame(&mut cx).is_ready());
+    assert_eq!(Usage::current(), None);
+    drop(body);
     assert_eq!(ledger.outcomes(), [Outcome::Panicked]);
     the_thread_is_clean();
 }
