@@ -73,8 +73,11 @@ impl Alarm {
             // Whoever is woken may set a deadline at once.
             drop(here);
             let at = table.time_of(at);
-            let place = table.add(at, waker.clone());
-            Some(Self { table, place, at, wakes: Identity::of(waker) })
+            // The one that the table has: a borrowed waker may be another than its clone.
+            let waker = waker.clone();
+            let wakes = Identity::of(&waker);
+            let place = table.add(at, waker);
+            Some(Self { table, place, at, wakes })
         })
         .ok()
         .flatten()
