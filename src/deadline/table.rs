@@ -255,7 +255,14 @@ impl Table {
             state.deadlines.iter_mut().filter_map(|deadline| deadline.waker.take()).collect();
         drop(state);
         drop(bell);
-        wakers.into_iter().for_each(Waker::wake);
+        wake(wakers);
+    }
+}
+
+/// Wakes all of them: tasks of others must not miss their deadlines for the fault of one.
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
     }
 }
 
@@ -272,7 +279,7 @@ impl Future for Bell {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let (due, next) = self.table.due(cx.waker());
-            due.into_iter().for_each(Waker::wake);
+            wake(due);
             match next {
                 None => return Poll::Ready(()),
                 Some(NEVER) => return Poll::Pending,

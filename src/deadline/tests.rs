@@ -213,6 +213,34 @@ async fn whoever_is_woken_may_set_a_deadline() {
     assert!(alarm.is_some());
 }
 
+/// Cannot wake its task.
+struct Broken;
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics")
+    }
+}
+
+#[test]
+fn a_waker_that_panics_takes_no_other_with_it() {
+    let counters = [Arc::new(Counter::default()), Arc::new(Counter::default())];
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("builds");
+    // The first ring together, the others when their runtime is gone.
+    let mut timers = [after(ms(50)), after(ms(50)), after(ms(60_000)), after(ms(60_000))];
+    runtime.block_on(async {
+        let wakers = counters.iter().flat_map(|c| [Arc::new(Broken).into(), c.clone().into()]);
+        for (timer, waker) in timers.iter_mut().zip(wakers) {
+            assert!(!is_elapsed(timer, &waker));
+        }
+        tokio::time::sleep(ms(100)).await;
+    });
+    assert_eq!(counters.each_ref().map(|counter| counter.woken()), [1, 0]);
+    drop(runtime);
+    assert_eq!(counters.map(|counter| counter.woken()), [1, 1]);
+}
+
 #[test]
 fn a_runtime_without_timers_is_asked_for_one_once() {
     // That cannot be asked without a panic that is caught, which prints.
