@@ -151,8 +151,9 @@ where
             let polled = inner.as_mut().poll_frame(cx);
             let is_end = match &polled {
                 Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
-                Poll::Ready(_) => true,
-                Poll::Pending => false,
+                Poll::Ready(Some(Err(_))) => true,
+                // Whether its end stands is asked before its destructors run, which may be refused something.
+                Poll::Ready(None) | Poll::Pending => false,
             };
             if is_end {
                 this.inner.as_mut().clear_inline();

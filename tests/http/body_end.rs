@@ -7,16 +7,18 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::stream::poll_fn;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{Empty, Full};
+use http_body::Frame;
+use http_body_util::{Empty, Full, StreamBody};
 use proptest::prelude::*;
-use request_budget::Budget;
 use request_budget::report::Outcome;
+use request_budget::{Budget, Limit};
 use tower::{Service, ServiceExt};
 
 use crate::support::{
-    DropSite, Dropped, Given, Ledger, Script, Step, answer, body, budgeted, data, handled, next,
-    poll_once,
+    CallOnDrop, DropSite, Dropped, Given, Ledger, Script, Step, answer, body, budgeted, data,
+    handled, next, poll_once,
 };
 use Step::{Data, Fail, Trailers, Wait};
 
@@ -232,6 +234,25 @@ fn the_body_is_dropped_inside_the_scope_on_every_path() {
     assert_eq!(polled(script(&[Data("a")]), 1), 4, "midway");
     assert_eq!(polled(script(&[]), 0), 5, "unpolled");
     assert_eq!(site.inside(), [true; 6]);
+}
+
+#[test]
+fn what_is_refused_to_the_destructor_of_a_body_comes_after_its_end() {
+    let ledger = Ledger::default();
+    let service = |_: Request<()>| {
+        let held = CallOnDrop;
+        let body = poll_fn(move |_| {
+            let _ = &held;
+            Poll::Ready(None::<Result<Frame<Bytes>, Infallible>>)
+        });
+        ready(Ok::<_, Infallible>(Response::new(StreamBody::new(body))))
+    };
+    let budget = Budget::new().external_calls(Limit::hard(0));
+    let mut service = budgeted(budget, &ledger, tower::service_fn(service));
+    let answer = service.call(Request::new(())).now_or_never().expect("ready").expect("infallible");
+    assert_eq!(next(&mut Box::pin(answer.into_body())), Given::End);
+    assert_eq!(ledger.outcomes(), [Outcome::Ok]);
+    assert_eq!(ledger.violations().len(), 1);
 }
 
 /// The future of a service that is not dropped by its own end, as those of combinators are.
