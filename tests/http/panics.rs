@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, BudgetLayer, Usage};
@@ -110,10 +110,10 @@ fn a_panic_in_a_destructor() {
 
 #[test]
 fn a_panic_in_the_destructor_of_a_body_that_is_at_its_end() {
-    /// Has nothing to say.
-    struct Silent(PanicOnDrop);
+    /// Ends with its first frame.
+    struct Last(PanicOnDrop);
 
-    impl Body for Silent {
+    impl Body for Last {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -121,12 +121,12 @@ fn a_panic_in_the_destructor_of_a_body_that_is_at_its_end() {
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(None)
+            Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::new()))))
         }
     }
 
     let ledger = Ledger::default();
-    let service = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Silent(PanicOnDrop))));
+    let service = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Last(PanicOnDrop))));
     let mut service = budgeted(Budget::new(), &ledger, tower::service_fn(service));
     let answer = service.call(Request::new(())).now_or_never().expect("ready").expect("infallible");
     let mut body = Box::pin(answer.into_body());
