@@ -248,9 +248,9 @@ fn a_runtime_without_timers_is_asked_for_one_once() {
     let (forward, here) = (std::panic::take_hook(), std::thread::current().id());
     std::panic::set_hook(Box::new({
         let panics = panics.clone();
-        move |panic| match std::thread::current().id() == here {
-            true => drop(panics.fetch_add(1, Relaxed)),
-            false => forward(panic),
+        move |panic| {
+            panics.fetch_add(usize::from(std::thread::current().id() == here), Relaxed);
+            forward(panic);
         }
     }));
     let runtime = Builder::new_current_thread().build().expect("builds");
