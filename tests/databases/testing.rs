@@ -151,8 +151,9 @@ fn mariadb(url: &str) {
     });
 }
 
-async fn ask(client: &Client) {
-    let items = client.database("testing").collection::<Document>("items");
+/// In a database of its own: the tests run side by side.
+async fn ask(client: &Client, database: &str) {
+    let items = client.database(database).collection::<Document>("items");
     items.delete_many(doc! {}).await.expect("it is a good command");
     let documents = (0..5).map(|n| doc! { "n": n });
     items.insert_many(documents).await.expect("it is a good command");
@@ -168,7 +169,7 @@ fn mongodb(url: &str) {
             let options =
                 mongodb::options::ClientOptions::parse(url).await.expect("a good address");
             let client = Client::with_detail(options, Detail::Commands).expect("a client");
-            let record = measure(ask(&client)).await;
+            let record = measure(ask(&client, "testing_commands")).await;
             let found = list(record.statements());
             let texts: Vec<_> =
                 found.iter().map(|(text, times, rows, _)| (*text, *times, *rows)).collect();
@@ -197,7 +198,7 @@ fn mongodb(url: &str) {
 fn counts(url: &str) {
     with_runtime(0, async {
         let client = Client::with_uri_str(url).await.expect("a client");
-        let record = measure(ask(&client)).await;
+        let record = measure(ask(&client, "testing_counts")).await;
         assert_eq!(record.usage().queries, 5);
         let [all] = record.statements() else { panic!("one for all") };
         assert_eq!(all.executions, 5);
@@ -205,7 +206,9 @@ fn counts(url: &str) {
         assert_eq!(sites.iter().map(|site| site.times).collect::<Vec<_>>(), [3, 1, 1]);
 
         // In a task that is not carried along they are missing, and that is seen.
-        let child = async { tokio::spawn(async move { ask(&client).await }).await.expect("asks") };
+        let child = async {
+            tokio::spawn(async move { ask(&client, "testing_counts").await }).await.expect("asks")
+        };
         let record = measure(child).await;
         let said = failure(&record, Budget::new().queries(9));
         assert!(said.contains(", while 5 statements ran in other tasks\n"), "{said}");
