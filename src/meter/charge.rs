@@ -1,5 +1,7 @@
 //! What is charged to a unit of work, and what is refused to it.
 
+#[cfg(feature = "mongodb")]
+use std::iter;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -159,36 +161,51 @@ impl Meter {
     #[cfg(feature = "mongodb")]
     pub(crate) fn end_command(&self, id: u64) {
         let Some(commands) = self.commands.get() else { return };
-        if let Some(command) = commands.take(id) {
-            self.charge_command(commands, &command);
-        }
+        let ended = commands.take(id, |command| self.charge_command(commands, command));
+        ended.into_iter().for_each(|(command, time)| self.conclude_command(&command, time));
     }
 
     /// Charges the commands whose end has not been told yet.
     #[cfg(feature = "mongodb")]
     pub(crate) fn settle_commands(&self) {
         let Some(commands) = self.commands.get() else { return };
-        while let Some(command) = commands.take_any() {
-            self.charge_command(commands, &command);
-        }
+        let next = || commands.take_any(|command| self.charge_command(commands, command));
+        iter::from_fn(next).for_each(|(command, time)| self.conclude_command(&command, time));
         // What runs in other tasks may go on; its time up to here counts as well.
         let so_far = self.used(Resource::QueryTime).saturating_add(nanos(self.in_flight()));
         self.check(Resource::QueryTime, so_far, Suspect::Nobody);
+        // Whose end is being told may be charged, but not looked at yet.
+        self.check_taken(Resource::SlowQuery, Suspect::Nobody);
     }
 
+    /// Charges the time of a command, and returns it. Limits are looked at afterwards.
     #[cfg(feature = "mongodb")]
-    fn charge_command(&self, commands: &InFlight, command: &Command) {
-        let Command { since, key, held_by, ref recorded, .. } = *command;
-        let time = commands.waited(self.started, since);
-        recorded.add_time(time);
-        for (depth, meter) in self.chain().enumerate() {
+    fn charge_command(&self, commands: &InFlight, command: &Command) -> Duration {
+        let time = commands.waited(self.started, command.since);
+        for meter in self.chain() {
             if let Some(commands) = meter.commands.get() {
-                commands.ended(meter.started, since, depth < held_by);
+                commands.ended(meter.started, command.since);
             }
-            meter.add_statement_time(key, time);
-            if key.is_none() {
-                meter.raise(Resource::SlowQuery, nanos(time), Suspect::Nobody);
+            if let Some(key) = command.key {
+                meter.statements.add_time(key, nanos(time));
             }
+            meter.used[Resource::QueryTime.index()].fetch_add(nanos(time), Relaxed);
+            meter.used[Resource::SlowQuery.index()].fetch_max(nanos(time), Relaxed);
+        }
+        time
+    }
+
+    /// Looks at the limits on the time of a command that was charged, then lets go of it.
+    #[cfg(feature = "mongodb")]
+    fn conclude_command(&self, command: &Command, time: Duration) {
+        command.recorded.add_time(time);
+        let suspect = command.key.map_or(Suspect::Nobody, Suspect::Statement);
+        for meter in self.chain() {
+            meter.check_taken(Resource::QueryTime, suspect);
+            meter.check(Resource::SlowQuery, nanos(time), suspect);
+        }
+        for meter in self.chain().take(command.held_by) {
+            meter.commands.get().into_iter().for_each(|commands| commands.let_go());
         }
     }
 

@@ -79,24 +79,40 @@ impl InFlight {
         }
     }
 
-    /// Takes a command of its own out, unless that was done before.
-    pub(super) fn take(&self, id: u64) -> Option<Command> {
+    /// Takes a command of its own out, unless that was done before, and charges it.
+    ///
+    /// That is one step: whoever takes out the rest, to report the end of the work, finds this one charged.
+    /// So nothing that is not ours may be called from there.
+    pub(super) fn take<T>(
+        &self,
+        id: u64,
+        charge: impl FnOnce(&Command) -> T,
+    ) -> Option<(Command, T)> {
         let mut own = lock(&self.own);
         let position = own.iter().position(|command| command.id == id)?;
-        Some(own.swap_remove(position))
+        let command = own.swap_remove(position);
+        let charged = charge(&command);
+        Some((command, charged))
     }
 
-    /// Takes any command of its own out.
-    pub(super) fn take_any(&self) -> Option<Command> {
-        lock(&self.own).pop()
+    /// Takes any command of its own out, and charges it.
+    pub(super) fn take_any<T>(&self, charge: impl FnOnce(&Command) -> T) -> Option<(Command, T)> {
+        let mut own = lock(&self.own);
+        let command = own.pop()?;
+        let charged = charge(&command);
+        Some((command, charged))
     }
 
     /// Notes that a command has ended.
-    pub(super) fn ended(&self, origin: Instant, since: Instant, is_held: bool) {
+    pub(super) fn ended(&self, origin: Instant, since: Instant) {
         self.began.fetch_sub(after(origin, since), Relaxed);
         self.count.fetch_sub(1, Relaxed);
+    }
+
+    /// Lets go of a command that was held. Last, as it may end the work.
+    pub(super) fn let_go(&self) {
         // Sequentially consistent with `poll_none_held`: one of the two sees what the other has stored.
-        if is_held && self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
+        if self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
             let waiter = lock(&self.waiter).take();
             waiter.into_iter().for_each(Waker::wake);
         }
@@ -186,9 +202,9 @@ mod tests {
         all.began(origin, second, true, None);
         after(3).await;
         assert_eq!(all.time(origin), Duration::from_secs(5 + 3));
-        all.ended(origin, origin, true);
+        all.ended(origin, origin);
         assert_eq!(all.time(origin), Duration::from_secs(3));
-        all.ended(origin, second, true);
+        all.ended(origin, second);
         assert_eq!(all.time(origin), Duration::ZERO);
     }
 
@@ -201,10 +217,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         all.polled(origin);
         tokio::time::advance(Duration::from_secs(3)).await;
-        let command = all.take(7).expect("it is under way");
-        assert!(all.take(7).is_none());
-        all.ended(origin, command.since, true);
-        assert_eq!(all.waited(origin, command.since), Duration::from_secs(2));
+        let charge = |command: &Command| all.waited(origin, command.since);
+        let (command, waited) = all.take(7, charge).expect("it is under way");
+        assert!(all.take(7, charge).is_none());
+        all.ended(origin, command.since);
+        assert_eq!(waited, Duration::from_secs(2));
     }
 
     #[test]
@@ -217,11 +234,54 @@ mod tests {
         all.began(origin, origin, true, None);
         all.began(origin, origin, true, None);
         assert!(all.poll_none_held(&cx).is_pending());
-        all.ended(origin, origin, true);
+        all.let_go();
         assert!(!woken.0.load(Relaxed));
-        all.ended(origin, origin, true);
+        all.let_go();
         assert!(woken.0.load(Relaxed));
         assert!(all.poll_none_held(&cx).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_woken_when_the_time_of_the_last_is_charged() {
+        struct Reads(Arc<Meter>, Mutex<Option<Duration>>);
+
+        impl Wake for Reads {
+            fn wake(self: Arc<Self>) {
+                *lock(&self.1) = Some(self.0.usage(Default::default()).query_time);
+            }
+        }
+
+        let meter = Arc::new(Meter::new(None, "work".into(), Budget::new(), None));
+        meter.begin_command(7);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(meter.polled().is_none());
+        let reads = Arc::new(Reads(meter.clone(), Mutex::default()));
+        let waker = Waker::from(reads.clone());
+        assert!(meter.poll_commands(&Context::from_waker(&waker)).is_pending());
+        meter.end_command(7);
+        assert_eq!(*lock(&reads.1), Some(Duration::from_secs(2)));
+    }
+
+    /// Two threads race for the end of a command: one is told of it, the other reports the end of the work.
+    #[test]
+    fn who_reports_finds_the_time_of_a_command_whose_end_is_told_elsewhere() {
+        let moment = Duration::from_micros(1);
+        for _ in 0..2_000 {
+            let meter = Meter::new(None, "work".into(), Budget::new(), None);
+            meter.begin_command(7);
+            while meter.elapsed() < moment {}
+            assert!(meter.polled().is_none());
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    meter.end_command(7);
+                });
+                both.wait();
+                meter.close();
+                assert!(!meter.usage(Default::default()).query_time.is_zero());
+            });
+        }
     }
 
     #[tokio::test(start_paused = true)]
