@@ -12,7 +12,6 @@ use pin_project_lite::pin_project;
 use super::error::BodyError;
 use super::idle::Idle;
 use crate::deadline::{Detachable, Held, Timer};
-use crate::meter::Suspect;
 use crate::report::Outcome;
 use crate::resource::Resource;
 use crate::scope::Work;
@@ -229,7 +228,7 @@ where
 fn add_sent(work: &Work, bytes: u64) {
     if let Some(meter) = work.meter() {
         meter.hand_over(bytes);
-        meter.add(Resource::ResponseBytes, bytes, Suspect::Nobody);
+        meter.add_own(Resource::ResponseBytes, bytes);
     }
 }
 

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "mongodb")]
 use std::iter;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 #[cfg(feature = "mongodb")]
@@ -251,19 +251,15 @@ impl Meter {
 
     /// Charges what was allocated and freed over a stretch.
     pub(crate) fn add_memory(&self, delta: Delta) {
-        let before = self.live.load(Relaxed);
-        let peak = before.saturating_add(delta.peak);
-        if delta.net != 0 {
-            // Not a plain addition: live bytes stop at zero.
-            let add = |live: u64| Some(live.saturating_add_signed(delta.net));
-            let before = self.live.fetch_update(Relaxed, Relaxed, add).unwrap_or(0);
-            let freed = u64::try_from(delta.net.saturating_neg()).unwrap_or(0);
-            if freed > before {
-                self.freed_of_others.fetch_add(freed.saturating_sub(before), Relaxed);
-            }
+        // Not a plain addition: live bytes stop at zero.
+        let before = self.change(&self.live, |live| live.saturating_add_signed(delta.net));
+        let freed = u64::try_from(delta.net.saturating_neg()).unwrap_or(0);
+        if freed > before {
+            self.freed_of_others.fetch_add(freed.saturating_sub(before), Relaxed);
         }
+        let peak = before.saturating_add(delta.peak);
         if delta.allocated > 0 {
-            self.add(Resource::Allocated, delta.allocated, Suspect::Nobody);
+            self.add_own(Resource::Allocated, delta.allocated);
             #[cfg(feature = "testing")]
             if peak > self.used(Resource::Memory) {
                 self.record_peak();
@@ -278,16 +274,34 @@ impl Meter {
     /// what is live is a lower bound then; without this, each download would seem to hold its whole body.
     #[cfg(feature = "http")]
     pub(crate) fn hand_over(&self, bytes: u64) {
-        if bytes == 0 || self.live.load(Relaxed) == 0 {
-            return;
+        if self.live.load(Relaxed) > 0 {
+            self.change(&self.live, |live| live.saturating_sub(bytes));
         }
-        let less = |live: u64| Some(live.saturating_sub(bytes));
-        let _ = self.live.fetch_update(Relaxed, Relaxed, less);
     }
 
     pub(crate) fn add_poll(&self, time: Duration) {
         self.busy.fetch_add(nanos(time), Relaxed);
         self.raise(Resource::PollTime, nanos(time), Suspect::Nobody);
+    }
+
+    /// Adds to what was used of a resource that is charged by whoever runs the work, and by nobody else.
+    pub(crate) fn add_own(&self, resource: Resource, n: u64) {
+        let before = self.change(&self.used[resource.index()], |used| used.saturating_add(n));
+        self.check(resource, before.saturating_add(n), Suspect::Nobody);
+    }
+
+    /// Changes a number that only whoever runs the work changes; returns what it was.
+    ///
+    /// As long as no other task knows of the account that is one thread at a time, which needs no atomic
+    /// exchange; and whoever makes it known does so while running the work.
+    fn change(&self, number: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
+        if self.is_shared() {
+            let changed = |value| Some(change(value));
+            return number.fetch_update(Relaxed, Relaxed, changed).unwrap_or_else(|value| value);
+        }
+        let before = number.load(Relaxed);
+        number.store(change(before), Relaxed);
+        before
     }
 
     /// Adds to what was used of a resource.

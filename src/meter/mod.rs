@@ -205,17 +205,16 @@ impl Meter {
     /// Called by the one that runs the work. Whoever else knows of the account has settled it before, so
     /// that nobody sees it half settled.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
-        if self.flags.any(Flags::SETTLED) {
-            return;
-        }
-        if let Some(parent) = parent {
+        if let Some(parent) = parent
+            && !self.flags.any(Flags::SETTLED)
+        {
             parent.share();
             let parent = self.parent.get_or_init(|| parent);
             if parent.flags.any(Flags::TIMES_POLLS) {
                 self.flags.set(Flags::TIMES_POLLS);
             }
+            self.flags.set(Flags::SETTLED);
         }
-        self.flags.set(Flags::SETTLED);
     }
 
     /// Settles what this account is charged to, if it is not yet.
@@ -296,7 +295,7 @@ impl Meter {
     /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
     /// will be woken by one that comes up elsewhere.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
-        if self.flags.any(Flags::SHARED) {
+        if self.is_shared() {
             let before = self.waker().replace(cx.waker().clone());
             // Not under the lock: the last waker of a task may take parts of this work with it.
             drop(before);
@@ -304,8 +303,14 @@ impl Meter {
         self.cut()
     }
 
+    /// Whether other tasks may charge this account as well.
+    #[inline]
+    fn is_shared(&self) -> bool {
+        self.flags.any(Flags::SHARED)
+    }
+
     fn wake(&self) {
-        if self.flags.any(Flags::SHARED) {
+        if self.is_shared() {
             let waker = self.waker().take();
             waker.into_iter().for_each(Waker::wake);
         }
@@ -370,7 +375,9 @@ impl Meter {
     }
 
     fn check_wall_time(&self) {
-        if !self.timeless.swap(true, Relaxed) {
+        // Whoever runs the work looks at it, one at a time.
+        if !self.timeless.load(Relaxed) {
+            self.timeless.store(true, Relaxed);
             let total = nanos(self.started.elapsed());
             self.check_afterwards(Resource::TotalTime, total);
             self.check_afterwards(Resource::SlowRequest, total);
