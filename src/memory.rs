@@ -2,7 +2,8 @@
 
 #[cfg(feature = "alloc")]
 pub(crate) use crate::alloc::counters::{
-    Delta, Sample, aside, end, forget, is_installed as is_measured, leave_out, since, start,
+    Delta, Sample, aside, end, forget, is_installed as is_measured, leave_out, raise_peak, since,
+    start,
 };
 
 #[cfg(all(feature = "alloc", feature = "testing"))]
@@ -26,12 +27,6 @@ mod absent {
         pub(crate) peak: u64,
     }
 
-    impl Delta {
-        pub(crate) fn is_nothing(&self) -> bool {
-            true
-        }
-    }
-
     pub(crate) fn start() -> (Sample, i64) {
         (Sample, 0)
     }
@@ -40,9 +35,11 @@ mod absent {
         Delta::default()
     }
 
-    pub(crate) fn end(_: Sample, _: i64) -> Delta {
-        Delta::default()
+    pub(crate) fn end(_: Sample) -> Option<Delta> {
+        None
     }
+
+    pub(crate) fn raise_peak(_: i64) {}
 
     pub(crate) fn leave_out(_: Delta, _: Sample, _: i64) -> Sample {
         Sample

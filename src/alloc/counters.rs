@@ -85,13 +85,6 @@ pub(crate) struct Delta {
     pub(crate) peak: u64,
 }
 
-impl Delta {
-    #[inline]
-    pub(crate) fn is_nothing(&self) -> bool {
-        self.allocated == 0 && self.net == 0
-    }
-}
-
 /// Starts a stretch: returns where it starts, and the peak of the enclosing stretch so far.
 #[inline]
 pub(crate) fn start() -> (Sample, i64) {
@@ -120,12 +113,19 @@ pub(crate) fn since(start: Sample) -> Delta {
         .unwrap_or_default()
 }
 
-/// Ends a stretch inside another one, whose peak so far was this.
+/// Ends a stretch; nothing if nothing was counted.
 #[inline]
-pub(crate) fn end(start: Sample, outer_peak: i64) -> Delta {
-    let stretch = since(start);
+pub(crate) fn end(start: Sample) -> Option<Delta> {
+    let is_news = |thread: &Counters| {
+        thread.allocated.get() != start.allocated || thread.freed.get() != start.freed
+    };
+    THREAD.try_with(is_news).unwrap_or(false).then(|| since(start))
+}
+
+/// Goes on with the enclosing stretch, whose peak so far was this.
+#[inline]
+pub(crate) fn raise_peak(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
-    stretch
 }
 
 /// Leaves a stretch that is over out of the enclosing one, whose peak before it was this; returns where the

@@ -71,6 +71,10 @@ where
                 this.future.as_mut().clear();
             }
         });
+        // Most polls end here.
+        if answer.is_none() && !work.may_be_cut() && !this.timer.as_mut().poll_elapsed(cx) {
+            return Poll::Pending;
+        }
         let cut = match (work.cut(answer.is_some()), answer) {
             (None, None) => match this.timer.poll_elapsed(cx) {
                 true => work.time_is_up(),

@@ -400,15 +400,14 @@ impl Meter {
         (self.crossed.load(Relaxed) & soft).count_ones()
     }
 
-    /// Notes that a poll of the work begins; since when it runs, if that is to be known.
+    /// Whether polls of the work are to be [noted](Self::polled).
     #[inline]
-    pub(crate) fn polled(&self) -> Option<Instant> {
-        let is_asked = self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS);
-        if is_asked { self.note_poll() } else { None }
+    pub(crate) fn asks_of_polls(&self) -> bool {
+        self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS)
     }
 
-    #[cold]
-    fn note_poll(&self) -> Option<Instant> {
+    /// Notes that a poll of the work begins; since when it runs, if that is to be known.
+    pub(crate) fn polled(&self) -> Option<Instant> {
         #[cfg(feature = "mongodb")]
         if let Some(commands) = self.commands.get() {
             commands.polled(self.started);

@@ -36,7 +36,9 @@ impl<'a> Borne<'a> {
         let runs_here =
             current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(open, meter)));
         let carried = if runs_here { CARRIED.get() } else { meter };
-        Self { _entered: Entered::new(slot), before: CARRIED.replace(carried) }
+        let mut entered = Entered::new(slot);
+        entered.enter();
+        Self { _entered: entered, before: CARRIED.replace(carried) }
     }
 }
 
@@ -83,7 +85,8 @@ impl<F> InCurrentBudget<F> {
 /// Charges this to the work, if there is any.
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) fn within<T>(meter: &mut Option<Arc<Meter>>, piece: impl FnOnce() -> T) -> T {
-    let _entered = Entered::new(meter);
+    let mut entered = Entered::new(meter);
+    entered.enter();
     piece()
 }
 

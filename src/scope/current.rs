@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::Cut;
 use crate::memory::{self, Delta, Sample};
 use crate::meter::Meter;
-use crate::meter::recording::Subscribed;
+use crate::meter::recording::{Subscribed, is_live};
 use crate::time::Instant;
 use crate::usage::Usage;
 
@@ -31,25 +31,6 @@ impl Here {
     #[inline]
     fn replace(&self, meter: Option<Arc<Meter>>) -> Option<Arc<Meter>> {
         ManuallyDrop::into_inner(self.meter.replace(ManuallyDrop::new(meter)))
-    }
-
-    #[inline]
-    fn enter(&self, slot: &mut Option<Arc<Meter>>) -> Option<OuterMemory> {
-        let entering = Arc::as_ptr(slot.as_ref()?);
-        *slot = self.replace(slot.take());
-        if slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
-            return None;
-        }
-        let (start, peak) = memory::start();
-        Some(OuterMemory { start: self.start.replace(start), peak })
-    }
-
-    /// Returns what was allocated and freed meanwhile.
-    #[inline]
-    fn leave(&self, slot: &mut Option<Arc<Meter>>, outer: &OuterMemory) -> Delta {
-        let memory = memory::end(self.start.replace(outer.start), outer.peak);
-        *slot = self.replace(slot.take());
-        memory
     }
 }
 
@@ -96,47 +77,96 @@ fn pending() -> Delta {
 pub(crate) struct Entered<'a> {
     /// Meanwhile it holds what was running here before.
     slot: &'a mut Option<Arc<Meter>>,
-    /// The memory of that; `None` where there was nothing to enter.
-    outer: Option<OuterMemory>,
-    polled: Option<Instant>,
-    subscribed: Subscribed,
+    /// Not while it is not entered: there was nothing to enter, or it is running here already, or it is left.
+    is_in: bool,
+    /// For what is not nearly always so: work that wants nothing but its memory, where nothing was running.
+    notes: Option<Notes>,
 }
 
-/// Of no meaning where nothing was running.
-#[derive(Clone, Copy)]
+/// What is to be known when the work is left.
+struct Notes {
+    /// The memory of what was running here before, if anything was.
+    outer: Option<OuterMemory>,
+    polled: Option<Instant>,
+    _subscribed: Subscribed,
+}
+
 struct OuterMemory {
     start: Sample,
     peak: i64,
 }
 
 impl<'a> Entered<'a> {
-    /// Enters the work in this slot.
-    ///
-    /// With an empty slot, and where this very work is running here already, all stays as it is.
+    /// The work in this slot, to be [entered](Self::enter).
     #[inline]
     pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
-        let polled = slot.as_deref().and_then(Meter::polled);
-        let subscribed = Subscribed::new(slot.as_ref(), current);
-        let outer = HERE.with(|here| here.enter(slot));
-        Self { slot, outer, polled, subscribed }
+        Self { slot, is_in: false, notes: None }
     }
 
-    /// Leaves it as a drop would, which is for panics: a destructor is called, this is inlined.
-    #[inline]
-    pub(crate) fn leave(self) {
-        let mut this = ManuallyDrop::new(self);
-        this.end();
-        let _subscribed = mem::take(&mut this.subscribed);
-    }
-
+    /// Enters the work. Once, before anything else.
+    ///
+    /// With an empty slot, and where this very work is running here already, all stays as it is. Apart from
+    /// [`new`](Self::new) because what is made where it stays is not copied.
     #[inline(always)]
-    fn end(&mut self) {
-        let Some(outer) = &self.outer else { return };
-        let polled = self.polled.map(|since| since.elapsed());
-        let memory = HERE.with(|here| here.leave(self.slot, outer));
-        // Most polls neither allocate nor free, and none is timed without need.
-        if let (Some(meter), true) = (&*self.slot, polled.is_some() || !memory.is_nothing()) {
-            charge(meter, memory, polled, outer);
+    pub(crate) fn enter(&mut self) {
+        let Some(meter) = &*self.slot else { return };
+        if meter.asks_of_polls() || is_live() || is_any() {
+            return self.enter_noting();
+        }
+        let meter = ManuallyDrop::new(self.slot.take());
+        HERE.with(|here| here.meter.set(meter));
+        let (start, _) = memory::start();
+        HERE.with(|here| here.start.set(start));
+        self.is_in = true;
+    }
+
+    /// Does at once, and where it is called, what a drop would do; that is for panics then.
+    #[inline(always)]
+    pub(crate) fn leave(&mut self) {
+        if self.notes.is_some() {
+            return self.leave_noted();
+        }
+        if !mem::take(&mut self.is_in) {
+            return;
+        }
+        let memory = memory::end(HERE.with(|here| here.start.get()));
+        *self.slot = HERE.with(|here| here.replace(None));
+        // Most polls neither allocate nor free.
+        if let (Some(memory), Some(meter)) = (memory, &*self.slot) {
+            charge_all(meter.chain(), memory, None);
+        }
+    }
+
+    #[inline(never)]
+    fn enter_noting(&mut self) {
+        let Some(meter) = &*self.slot else { return };
+        let polled = meter.polled();
+        let _subscribed = Subscribed::new(meter, current);
+        let entering = Arc::as_ptr(meter);
+        let meter = self.slot.take();
+        *self.slot = HERE.with(|here| here.replace(meter));
+        if self.slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
+            return;
+        }
+        let (start, peak) = memory::start();
+        let start = HERE.with(|here| here.start.replace(start));
+        let outer = self.slot.as_ref().map(|_| OuterMemory { start, peak });
+        self.notes = Some(Notes { outer, polled, _subscribed });
+    }
+
+    #[inline(never)]
+    fn leave_noted(&mut self) {
+        let Some(Notes { outer, polled, _subscribed }) = self.notes.take() else { return };
+        let polled = polled.map(|since| since.elapsed());
+        let memory = memory::end(HERE.with(|here| here.start.get()));
+        if let Some(outer) = &outer {
+            memory::raise_peak(outer.peak);
+            HERE.with(|here| here.start.set(outer.start));
+        }
+        let before = self.slot.take();
+        *self.slot = HERE.with(|here| here.replace(before));
+        if let (Some(meter), true) = (&*self.slot, polled.is_some() || memory.is_some()) {
+            charge(meter, memory.unwrap_or_default(), polled, outer.as_ref());
         }
     }
 }
@@ -144,16 +174,13 @@ impl<'a> Entered<'a> {
 impl Drop for Entered<'_> {
     #[cold]
     fn drop(&mut self) {
-        self.end();
+        self.leave();
     }
 }
 
 /// Charges a poll that is over to the work and to what it runs inside.
-#[inline(never)]
-fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterMemory) {
-    if !is_any() {
-        return charge_all(meter.chain(), memory, polled);
-    }
+fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<&OuterMemory>) {
+    let Some(outer) = outer else { return charge_all(meter.chain(), memory, polled) };
     // What encloses this poll on this thread accounts for its own polls, this one included.
     let enclosing = current();
     let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(open, outer));
@@ -174,6 +201,7 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: &OuterM
     charge_all(meter.chain().take_while(elsewhere), memory, polled);
 }
 
+#[inline(never)]
 fn charge_all<'a>(all: impl Iterator<Item = &'a Meter>, memory: Delta, polled: Option<Duration>) {
     for meter in all {
         meter.add_memory(memory);

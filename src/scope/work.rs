@@ -1,5 +1,6 @@
 //! A unit of work from its start to the one report of its end.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 #[cfg(feature = "http")]
@@ -20,8 +21,8 @@ use crate::time::Instant;
 pub(crate) struct Work {
     /// Taken while entered, and for good once finished.
     meter: Option<Arc<Meter>>,
-    /// While a piece of the work runs, and for good once one has panicked.
-    running: bool,
+    /// A piece of it has panicked.
+    panicked: bool,
     links: Links,
 }
 
@@ -59,7 +60,7 @@ impl Work {
         let meter = Arc::new(Meter::new(origin, name, budget, reporter));
         #[cfg(feature = "witness")]
         crate::db::BypassWitness::adopt(&meter);
-        Self { meter: Some(meter), running: false, links: Links::Left(pieces) }
+        Self { meter: Some(meter), panicked: false, links: Links::Left(pieces) }
     }
 
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
@@ -68,13 +69,14 @@ impl Work {
         if let Links::Left(left) = self.links {
             self.link(left);
         }
-        let panicked = self.running;
-        self.running = true;
-        let entered = Entered::new(&mut self.meter);
+        let panicking = Panicking(&mut self.panicked);
+        let mut entered = Entered::new(&mut self.meter);
+        entered.enter();
         let result = piece();
         entered.leave();
-        // Not reached by a panic, which is then never forgotten.
-        self.running = panicked;
+        // What they do when dropped is for panics, which do not come here.
+        let _ = ManuallyDrop::new(entered);
+        let _ = ManuallyDrop::new(panicking);
         result
     }
 
@@ -99,6 +101,12 @@ impl Work {
     #[cfg(feature = "http")]
     pub(crate) fn meter(&self) -> Option<&Arc<Meter>> {
         self.meter.as_ref()
+    }
+
+    /// Whether there is anything to be asked of [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut).
+    #[inline]
+    pub(crate) fn may_be_cut(&self) -> bool {
+        self.meter.as_deref().is_some_and(Meter::may_be_cut)
     }
 
     /// The hard limit that ends the work now that a piece of it has run.
@@ -140,7 +148,7 @@ impl Work {
     /// Whether commands that must not be dropped half way are under way, in work that can be polled on.
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_under_way(&self) -> bool {
-        let meter = self.meter.as_ref().filter(|_| !self.running);
+        let meter = self.meter.as_ref().filter(|_| !self.panicked);
         meter.is_some_and(|meter| meter.has_commands_under_way())
     }
 
@@ -178,10 +186,20 @@ impl Work {
     /// Reports the end. Only the first call counts.
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if let Some(meter) = self.meter.take() {
-            let outcome = if self.running { Outcome::Panicked } else { outcome };
+            let outcome = if self.panicked { Outcome::Panicked } else { outcome };
             meter.close();
             memory::aside(|| report::finished(&meter, outcome));
         }
+    }
+}
+
+/// Notes a panic that goes through it.
+struct Panicking<'a>(&'a mut bool);
+
+impl Drop for Panicking<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        *self.0 = true;
     }
 }
 

@@ -104,6 +104,10 @@ impl<F: Future> Budgeted<F> {
             None => {
                 let polled = run(work, this.future.as_mut(), cx);
                 let is_pending = polled.is_pending();
+                // Most polls end here.
+                if is_pending && !work.may_be_cut() && !this.timer.as_mut().poll_elapsed(cx) {
+                    return Poll::Pending;
+                }
                 let cut = match (work.cut(!is_pending), polled) {
                     (None, Poll::Ready(output)) => {
                         work.finish(outcome(&output));

@@ -38,7 +38,9 @@ pub(crate) fn current_span() -> Span {
 /// How many recordings there are in this process.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-fn is_live() -> bool {
+/// Whether anything in the process is being recorded.
+#[inline]
+pub(crate) fn is_live() -> bool {
     LIVE.load(Relaxed) > 0
 }
 
@@ -341,15 +343,8 @@ impl Drop for Subscribed {
 impl Subscribed {
     /// Called before the work is entered. What runs here already is left as it is: the work may have
     /// put a subscriber of its own in the place of ours.
-    #[inline]
-    pub(crate) fn new(
-        entering: Option<&Arc<Meter>>,
-        current: impl Fn() -> Option<Arc<Meter>>,
-    ) -> Self {
-        match entering {
-            Some(meter) if is_live() => Self::of(meter, current().as_deref()),
-            _ => Self::default(),
-        }
+    pub(crate) fn new(entering: &Meter, current: impl Fn() -> Option<Arc<Meter>>) -> Self {
+        if is_live() { Self::of(entering, current().as_deref()) } else { Self::default() }
     }
 
     fn of(entering: &Meter, current: Option<&Meter>) -> Self {
