@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod begun;
 #[cfg(feature = "sqlx")]
 pub(crate) mod driver;
 #[cfg(feature = "mongodb")]
@@ -39,6 +40,8 @@ mod wait;
 #[cfg(feature = "witness")]
 pub(crate) mod witness;
 
+#[cfg(feature = "sqlx")]
+pub(crate) use begun::Begun;
 pub use query::Query;
 #[cfg(feature = "sqlx")]
 pub(crate) use wait::{ConnectionWait, TransactionWait, Uncounted};

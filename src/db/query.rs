@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::begun::Begun;
 use crate::error::Cut;
 use crate::meter::recording::{self, Kind, Recorded};
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
 use crate::report::unmeasured::statements_are_metered;
 use crate::resource::Resource;
-use crate::scope;
 use crate::time::Instant;
 
 /// Statements executed where no unit of work was running.
@@ -48,14 +48,14 @@ impl Query {
     /// Refuses, without counting, what would cross a hard limit, and all that comes after such a
     /// crossing: do not send the statement then. The unit of work ends when its future returns.
     pub fn start(statement: &str) -> Result<Self, Cut> {
-        Self::start_as(Kind::Shape, statement)
+        Self::start_as(Kind::Shape, statement, Begun::now())
     }
 
-    /// The same of a statement of this kind.
-    pub(crate) fn start_as(kind: Kind, statement: &str) -> Result<Self, Cut> {
+    /// The same of a statement of this kind that has begun just now.
+    pub(crate) fn start_as(kind: Kind, statement: &str, begun: Begun) -> Result<Self, Cut> {
         statements_are_metered();
         let key = Key::of(statement);
-        let meter = scope::current();
+        let (meter, waiting_since) = begun.parts();
         let recorded = if let Some(meter) = &meter {
             meter.take_statement(key, statement)?;
             meter.record(kind, Some(statement))
@@ -63,8 +63,6 @@ impl Query {
             UNATTRIBUTED.fetch_add(1, Relaxed);
             recording::record_elsewhere(kind, Some(statement))
         };
-        // Nobody is told the time of a statement of no work.
-        let waiting_since = meter.as_ref().map(|_| Instant::now());
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 

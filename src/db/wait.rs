@@ -1,51 +1,62 @@
 //! Waits that are not statements: for a connection, and for a transaction to begin or to end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::begun::Begun;
 use crate::error::Cut;
 use crate::meter::recording::{Kind, Recorded};
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
-use crate::time::{Instant, nanos};
+use crate::time::nanos;
 
-/// A wait for a connection, until dropped.
-pub(crate) struct ConnectionWait(Wait);
+/// A wait for a connection, until ended or dropped.
+pub(crate) struct ConnectionWait(Begun);
 
 impl ConnectionWait {
     pub(crate) fn start() -> Self {
-        Self(Wait::start(scope::current()))
+        Self(Begun::now())
+    }
+
+    /// The connection is there, and what it was for begins.
+    pub(crate) fn end(mut self) -> Begun {
+        self.0.next(Self::charge)
+    }
+
+    fn charge(meter: &Meter, time: Duration) {
+        let charge =
+            |meter: &Meter| meter.add(Resource::ConnectionWait, nanos(time), Suspect::Nobody);
+        meter.chain().for_each(charge);
     }
 }
 
 impl Drop for ConnectionWait {
     fn drop(&mut self) {
-        let time = nanos(self.0.since.elapsed());
-        let charge = |meter: &Meter| meter.add(Resource::ConnectionWait, time, Suspect::Nobody);
-        self.0.chain().for_each(charge);
+        if let Some((meter, time)) = self.0.take() {
+            Self::charge(&meter, time);
+        }
     }
 }
 
 /// A wait for `BEGIN`, `COMMIT`, `ROLLBACK` or a savepoint, until dropped.
-pub(crate) struct TransactionWait(Wait, Recorded);
+pub(crate) struct TransactionWait(Begun, Recorded);
 
 impl TransactionWait {
     /// Counts a transaction that is about to begin, or a savepoint.
     pub(crate) fn begin() -> Result<Self, Cut> {
-        let wait = Wait::start(scope::current());
+        let begun = Begun::now();
+        let Some(meter) = begun.meter() else { return Ok(Self(begun, Recorded::default())) };
         let resource = Resource::Transactions;
-        if let Some(meter) = &wait.meter {
-            meter.take(resource, Suspect::Nobody)?;
-        }
-        wait.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
-        let record = |meter: &Arc<Meter>| meter.record(Kind::Transaction, Some("BEGIN"));
-        let recorded = wait.meter.as_ref().map(record).unwrap_or_default();
-        Ok(Self(wait, recorded))
+        meter.take(resource, Suspect::Nobody)?;
+        meter.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
+        let recorded = meter.record(Kind::Transaction, Some("BEGIN"));
+        Ok(Self(begun, recorded))
     }
 
     /// Whether the work that waits for it is being ended from outside.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.0.meter.as_ref().is_some_and(|meter| meter.is_abandoned())
+        self.0.meter().is_some_and(|meter| meter.is_abandoned())
     }
 
     /// Asks whether the work has got all that it asked for.
@@ -57,15 +68,16 @@ impl TransactionWait {
 
     /// Waits for a transaction, counted before, to end.
     pub(crate) fn end() -> Self {
-        Self(Wait::start(scope::current()), Recorded::default())
+        Self(Begun::now(), Recorded::default())
     }
 }
 
 impl Drop for TransactionWait {
     fn drop(&mut self) {
-        let time = self.0.since.elapsed();
-        self.0.chain().for_each(|meter| meter.add_statement_time(None, time));
-        self.1.add_time(time);
+        if let Some((meter, time)) = self.0.take() {
+            meter.chain().for_each(|meter| meter.add_statement_time(None, time));
+            self.1.add_time(time);
+        }
     }
 }
 
@@ -80,20 +92,5 @@ impl Uncounted {
     /// Whether the work that waits for it is being ended from outside.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_some_and(|meter| meter.is_abandoned())
-    }
-}
-
-struct Wait {
-    meter: Option<Arc<Meter>>,
-    since: Instant,
-}
-
-impl Wait {
-    fn start(meter: Option<Arc<Meter>>) -> Self {
-        Self { meter, since: Instant::now() }
-    }
-
-    fn chain(&self) -> impl Iterator<Item = &Meter> {
-        self.meter.iter().flat_map(|meter| meter.chain())
     }
 }

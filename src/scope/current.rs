@@ -45,6 +45,17 @@ pub(crate) fn is_any() -> bool {
     })
 }
 
+/// Whether it is this unit of work that is running here.
+#[cfg(feature = "sqlx")]
+pub(crate) fn is_current(this: &Arc<Meter>) -> bool {
+    HERE.with(|here| {
+        let meter = here.replace(None);
+        let is_this = meter.as_ref().is_some_and(|meter| Arc::ptr_eq(meter, this));
+        here.replace(meter);
+        is_this
+    })
+}
+
 /// The unit of work that is running here.
 pub(crate) fn current() -> Option<Arc<Meter>> {
     HERE.with(|here| {

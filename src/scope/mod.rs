@@ -15,5 +15,7 @@ pub use carried::InCurrentBudget;
 pub(crate) use carried::is_carried;
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) use carried::within;
+#[cfg(feature = "sqlx")]
+pub(crate) use current::is_current;
 pub(crate) use current::{checkpoint, current, usage};
 pub(crate) use work::Work;

@@ -12,11 +12,13 @@ use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::{Database, Describe, Execute, Executor, SqlStr};
 
+use super::boxed::Boxed;
 use super::connection::Connection;
 use super::execution::{Execution, uncounted};
 use super::pool::Pool;
 use super::request::Request;
 use super::stream::{Results, Rows, Step};
+use crate::db::Begun;
 use crate::db::driver::Driver;
 
 impl<'c, DB> Executor<'c> for &'c mut Connection<DB>
@@ -31,7 +33,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(execute::<DB>(self, Request::new(query)))
+        Box::pin(execute::<DB>(self, Request::new(query), None))
     }
 
     fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
@@ -39,7 +41,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        let mut results = Results::<DB>::new(self, Request::new(query), Rows::ThrownAway);
+        let mut results = Results::<DB>::new(self, Request::new(query), None, Rows::ThrownAway);
         Box::pin(try_stream! {
             while let Some(step) = next(&mut results).await {
                 if let Step::<DB>::Left(result) = step? {
@@ -54,7 +56,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(Results::<DB>::new(self, Request::new(query), Rows::HandedOut))
+        Box::pin(Results::<DB>::new(self, Request::new(query), None, Rows::HandedOut))
     }
 
     fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
@@ -62,7 +64,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(fetch_all::<DB>(self, Request::new(query)))
+        Box::pin(fetch_all::<DB>(self, Request::new(query), None))
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
@@ -70,7 +72,7 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        Box::pin(fetch_optional::<DB>(self, Request::new(query)))
+        Box::pin(fetch_optional::<DB>(self, Request::new(query), None))
     }
 
     fn prepare_with<'e>(
@@ -109,7 +111,10 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { execute::<DB>(&mut *pool.checkout().await?, request).await })
+        Boxed::pin(|| async move {
+            let (mut connection, begun) = pool.checkout().await?;
+            execute::<DB>(&mut connection, request, Some(begun)).await
+        })
     }
 
     fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
@@ -118,11 +123,16 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(try_stream! {
-            let mut connection = pool.checkout().await?;
-            let mut results = connection.execute_many(request);
-            while let Some(result) = next(&mut results).await {
-                yield result?;
+        Boxed::pin(|| {
+            try_stream! {
+                let (mut connection, begun) = pool.checkout().await?;
+                let mut results =
+                    Results::<DB>::new(&mut connection, request, Some(begun), Rows::ThrownAway);
+                while let Some(step) = next(&mut results).await {
+                    if let Step::<DB>::Left(result) = step? {
+                        yield result;
+                    }
+                }
             }
         })
     }
@@ -133,11 +143,14 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(try_stream! {
-            let mut connection = pool.checkout().await?;
-            let mut results = Results::<DB>::new(&mut connection, request, Rows::HandedOut);
-            while let Some(step) = next(&mut results).await {
-                yield step?;
+        Boxed::pin(|| {
+            try_stream! {
+                let (mut connection, begun) = pool.checkout().await?;
+                let mut results =
+                    Results::<DB>::new(&mut connection, request, Some(begun), Rows::HandedOut);
+                while let Some(step) = next(&mut results).await {
+                    yield step?;
+                }
             }
         })
     }
@@ -148,7 +161,10 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { fetch_all::<DB>(&mut *pool.checkout().await?, request).await })
+        Boxed::pin(|| async move {
+            let (mut connection, begun) = pool.checkout().await?;
+            fetch_all::<DB>(&mut connection, request, Some(begun)).await
+        })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
@@ -157,7 +173,10 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let (pool, request) = (self.clone(), Request::new(query));
-        Box::pin(async move { fetch_optional::<DB>(&mut *pool.checkout().await?, request).await })
+        Boxed::pin(|| async move {
+            let (mut connection, begun) = pool.checkout().await?;
+            fetch_optional::<DB>(&mut connection, request, Some(begun)).await
+        })
     }
 
     fn prepare_with<'e>(
@@ -169,7 +188,7 @@ where
         'p: 'e,
     {
         let pool = self.clone();
-        Box::pin(async move { pool.checkout().await?.prepare_with(sql, parameters).await })
+        Boxed::pin(|| async move { pool.acquire().await?.prepare_with(sql, parameters).await })
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
@@ -177,13 +196,14 @@ where
         'p: 'e,
     {
         let pool = self.clone();
-        Box::pin(async move { pool.checkout().await?.describe(sql).await })
+        Boxed::pin(|| async move { pool.acquire().await?.describe(sql).await })
     }
 }
 
 async fn execute<DB>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
+    begun: Option<Begun>,
 ) -> sqlx::Result<DB::QueryResult>
 where
     DB: Database,
@@ -191,7 +211,7 @@ where
 {
     if request.may_be_batch() {
         // Statement by statement, to count each.
-        let mut results = Results::<DB>::new(connection, request, Rows::ThrownAway);
+        let mut results = Results::<DB>::new(connection, request, begun, Rows::ThrownAway);
         let mut total = DB::QueryResult::default();
         while let Some(step) = next(&mut results).await {
             if let Step::<DB>::Left(result) = step? {
@@ -201,7 +221,7 @@ where
         return Ok(total);
     }
     let (connection, was_interrupted) = connection.parts();
-    let mut execution = Execution::new(request.start()?, was_interrupted);
+    let mut execution = Execution::new(request.start(begun)?, was_interrupted);
     let result = Driver { future: connection.execute(request) }.await;
     execution.is_over();
     result
@@ -210,12 +230,13 @@ where
 async fn fetch_all<DB>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
+    begun: Option<Begun>,
 ) -> sqlx::Result<Vec<DB::Row>>
 where
     DB: Database,
     for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
 {
-    let mut results = Results::<DB>::new(connection, request, Rows::KeptForAWhile);
+    let mut results = Results::<DB>::new(connection, request, begun, Rows::KeptForAWhile);
     let mut rows = Vec::new();
     while let Some(step) = next(&mut results).await {
         if let Step::<DB>::Right(row) = step? {
@@ -228,13 +249,14 @@ where
 async fn fetch_optional<DB>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
+    begun: Option<Begun>,
 ) -> sqlx::Result<Option<DB::Row>>
 where
     DB: Database,
     for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
 {
     let (connection, was_interrupted) = connection.parts();
-    let mut execution = Execution::new(request.start()?, was_interrupted);
+    let mut execution = Execution::new(request.start(begun)?, was_interrupted);
     let row = Driver { future: connection.fetch_optional(request) }.await;
     execution.is_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {

@@ -93,6 +93,7 @@
 //! [`Pool::unmetered`] and [`Connection::unmetered`].
 
 mod acquire;
+mod boxed;
 mod connection;
 mod execution;
 mod executor;

@@ -6,8 +6,8 @@ use sqlx::{Database, SqlSafeStr};
 
 use super::connection::PoolConnection;
 use super::transaction::Transaction;
-use crate::db::ConnectionWait;
 use crate::db::driver::Driver;
+use crate::db::{Begun, ConnectionWait};
 use crate::report::unmeasured::statements_are_metered;
 
 /// A pool whose statements are counted.
@@ -34,14 +34,15 @@ impl<DB: Database> Pool<DB> {
     /// Returns the error of the pool.
     pub fn acquire(&self) -> impl Future<Output = sqlx::Result<PoolConnection<DB>>> + 'static {
         let pool = self.clone();
-        async move { pool.checkout().await }
+        async move { Ok(pool.checkout().await?.0) }
     }
 
-    /// As [`acquire`](Self::acquire), but borrowed. The future of the driver is large: it is made where it
+    /// As [`acquire`](Self::acquire), but borrowed, and for something that begins right then. The future of the driver is large: it is made where it
     /// stays, because each variable that holds it on the way would be a copy of it.
-    pub(super) async fn checkout(&self) -> sqlx::Result<PoolConnection<DB>> {
-        let _wait = ConnectionWait::start();
-        Driver { future: self.inner.acquire() }.await.map(PoolConnection::new)
+    pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
+        let wait = ConnectionWait::start();
+        let connection = Driver { future: self.inner.acquire() }.await?;
+        Ok((PoolConnection::new(connection), wait.end()))
     }
 
     /// Takes a connection if one is idle.

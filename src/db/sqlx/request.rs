@@ -4,7 +4,7 @@ use sqlx::error::BoxDynError;
 use sqlx::{Database, Execute, SqlStr};
 
 use super::refuse;
-use crate::db::Query;
+use crate::db::{Begun, Query};
 use crate::meter::recording::Kind;
 
 /// All that an [`Execute`] holds, and one itself.
@@ -25,14 +25,15 @@ impl<DB: Database> Request<DB> {
         Self { arguments, statement, persistent, sql: query.sql() }
     }
 
-    /// Counts its execution, which is about to begin.
+    /// Counts its execution, which is about to begin, or has begun just now.
     ///
     /// There is none, and nothing to count, if its arguments could not be encoded: the driver sends
     /// nothing then and returns the reason.
-    pub(super) fn start(&self) -> sqlx::Result<Option<Query>> {
+    pub(super) fn start(&self, begun: Option<Begun>) -> sqlx::Result<Option<Query>> {
         match self.arguments {
             Ok(_) => {
-                let query = Query::start_as(Kind::Sql(DB::NAME), self.sql.as_str());
+                let begun = begun.unwrap_or_else(Begun::now);
+                let query = Query::start_as(Kind::Sql(DB::NAME), self.sql.as_str(), begun);
                 query.map(Some).map_err(refuse)
             }
             Err(_) => Ok(None),

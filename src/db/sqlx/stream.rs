@@ -11,7 +11,7 @@ use sqlx::{Database, Either, Executor};
 use super::connection::Connection;
 use super::execution::Execution;
 use super::request::Request;
-use crate::db::{Query, driver};
+use crate::db::{Begun, Query, driver};
 
 pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
@@ -39,6 +39,7 @@ enum State<'e, DB: Database> {
     New {
         connection: &'e mut Connection<DB>,
         request: Request<DB>,
+        begun: Option<Begun>,
     },
     Running {
         results: BoxStream<'e, sqlx::Result<Step<DB>>>,
@@ -63,15 +64,16 @@ where
     pub(super) fn new(
         connection: &'e mut Connection<DB>,
         request: Request<DB>,
+        begun: Option<Begun>,
         rows: Rows,
     ) -> Self {
-        Self { state: State::New { connection, request }, rows, kept: 0 }
+        Self { state: State::New { connection, request, begun }, rows, kept: 0 }
     }
 
     fn start(&mut self) -> sqlx::Result<()> {
         match mem::replace(&mut self.state, State::Done) {
-            State::New { connection, request } => {
-                let query = request.start()?;
+            State::New { connection, request, begun } => {
+                let query = request.start(begun)?;
                 let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
                 let (connection, was_interrupted) = connection.parts();
                 let execution = Execution::new(query, was_interrupted);
