@@ -491,6 +491,8 @@ async fn cuts_at_random(url: &str, database: &'static str) {
     let connections = Connections::default();
     let mut options = options(url, &connections).await;
     options.app_name = Some(database.to_owned());
+    // Enough for all: what is done in time must not hang on how long they wait for each other.
+    options.max_pool_size = Some(128);
     let admin = mongodb::Client::with_uri_str(url).await.expect("connects").database("admin");
     // Nearly every command is caught half way.
     let slowly = doc! {
