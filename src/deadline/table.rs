@@ -43,17 +43,35 @@ pub(super) struct Alarm {
 
 /// Which waker it is, without being one more to it: as long as the table has that waker, no other has the
 /// same identity.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Identity {
     data: usize,
+    /// Of the waker that was lent. One place of the code can have another than the next for the same functions:
+    /// that of a tokio runtime that blocks on its future differs from that of its clones.
+    lent_vtable: usize,
     vtable: usize,
 }
 
 impl Identity {
-    #[inline]
-    fn of(waker: &Waker) -> Self {
-        Self { data: waker.data().addr(), vtable: ptr::from_ref(waker.vtable()).addr() }
+    /// That of the clone, and of the lent one if it is about the same data: an executor may lend what is about
+    /// something on its stack, and be lending that to the next task already.
+    fn new(lent: &Waker, clone: &Waker) -> Self {
+        let vtable = vtable(clone);
+        let is_same = lent.data() == clone.data();
+        let lent_vtable = if is_same { self::vtable(lent) } else { vtable };
+        Self { data: clone.data().addr(), lent_vtable, vtable }
     }
+
+    #[inline]
+    fn is_of(&self, waker: &Waker) -> bool {
+        let vtable = vtable(waker);
+        self.data == waker.data().addr() && (self.lent_vtable == vtable || self.vtable == vtable)
+    }
+}
+
+#[inline]
+fn vtable(waker: &Waker) -> usize {
+    ptr::from_ref(waker.vtable()).addr()
 }
 
 impl Alarm {
@@ -74,9 +92,9 @@ impl Alarm {
             drop(here);
             let at = table.time_of(at);
             // The one that the table has: a borrowed waker may be another than its clone.
-            let waker = waker.clone();
-            let wakes = Identity::of(&waker);
-            let place = table.add(at, waker);
+            let clone = waker.clone();
+            let wakes = Identity::new(waker, &clone);
+            let place = table.add(at, clone);
             Some(Self { table, place, at, wakes })
         })
         .ok()
@@ -86,7 +104,7 @@ impl Alarm {
     /// Whether all is as it was set: it has not rung, and would wake this task.
     #[inline]
     pub(super) fn is_waiting_for(&self, waker: &Waker) -> bool {
-        self.at > self.table.rung.load(Relaxed) && self.wakes == Identity::of(waker)
+        self.at > self.table.rung.load(Relaxed) && self.wakes.is_of(waker)
     }
 }
 

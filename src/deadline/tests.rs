@@ -35,6 +35,31 @@ async fn ring(mut timer: Timer) -> Duration {
     since.elapsed()
 }
 
+/// Whether an alarm is known, one poll later, to be that of the task that is polled then.
+async fn alarm_is_known_again() -> bool {
+    let at = Instant::now().checked_add(ms(1_000)).expect("is no time of the clock");
+    let mut alarm = None;
+    poll_fn(|cx| match &alarm {
+        None => {
+            alarm = Alarm::set(at, cx.waker());
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        Some(alarm) => Poll::Ready(alarm.is_waiting_for(cx.waker())),
+    })
+    .await
+}
+
+#[test]
+fn an_alarm_is_set_once_and_not_at_each_poll() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder.enable_all().build().expect("a runtime");
+        assert!(runtime.block_on(alarm_is_known_again()));
+        let spawned = runtime.spawn(alarm_is_known_again());
+        assert!(runtime.block_on(spawned).expect("does not panic"));
+    }
+}
+
 fn is_elapsed(timer: &mut Timer, waker: &Waker) -> bool {
     Pin::new(timer).poll_elapsed(&mut Context::from_waker(waker))
 }
