@@ -344,7 +344,7 @@ impl Meter {
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
-    #[cfg(feature = "sqlx")]
+    #[cfg(any(feature = "mongodb", feature = "sqlx"))]
     pub(crate) fn is_abandoned(&self) -> bool {
         let is_abandoned =
             |meter: &Self| meter.abandoned.load(Relaxed) || meter.parts_abandoned.load(Relaxed) > 0;

@@ -15,16 +15,16 @@ use mongodb::bson::{Document, doc};
 use mongodb::event::EventHandler;
 use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason};
 use mongodb::options::{ClientOptions, ReadConcern};
-use mongodb::{ClientSession, Collection};
+use mongodb::{Collection, Database};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use request_budget::mongodb::Client;
+use request_budget::mongodb::{Client, ClientSession};
 use request_budget::report::{Outcome, Report, Reporter};
 use request_budget::{Budget, BudgetExt, BudgetLayer, Usage, Violation};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::{Suite, with_runtime};
@@ -53,6 +53,10 @@ pub(crate) fn tests(suite: &mut Suite) {
             }),
             ("mongodb_handler_that_panics_is_not_polled_again", |url| with_runtime(0, panics(url))),
             ("mongodb_cut_task_finishes_its_command", |url| with_runtime(0, cut_task(url))),
+            ("mongodb_cut_transaction_is_rolled_back", |url| with_runtime(0, cut_transaction(url))),
+            ("mongodb_transaction_whose_commit_was_given_up_is_rolled_back", |url| {
+                with_runtime(0, given_up_commit(url))
+            }),
             ("mongodb_grace_has_an_end", |url| with_runtime(0, grace(url))),
             ("mongodb_time_ends_where_the_reply_is_read", |url| with_runtime(0, busy_after(url))),
             ("mongodb_survives_2000_cuts_at_random_on_one_thread", |url| {
@@ -341,6 +345,139 @@ async fn panics(url: &str) {
     assert_eq!(*polls.lock().expect("no panic under it"), 1);
 }
 
+/// The transactions that are open on the server, of clients of this name.
+async fn open_transactions(admin: &Database, name: &str) -> Vec<Document> {
+    let open = doc! { "appName": name, "transaction": { "$exists": true } };
+    let pipeline = [doc! { "$currentOp": { "idleSessions": true } }, doc! { "$match": open }];
+    let open = admin.aggregate(pipeline).await.expect("aggregates");
+    open.try_collect().await.expect("the cursor is good")
+}
+
+/// Waits until the server has none any more, which by itself would end them after a minute.
+async fn none_is_open(admin: &Database, name: &str) {
+    let since = Instant::now();
+    while let [first, ..] = open_transactions(admin, name).await.as_slice() {
+        assert!(since.elapsed() < Duration::from_secs(30), "{first}");
+    }
+}
+
+async fn admin(url: &str) -> Database {
+    mongodb::Client::with_uri_str(url).await.expect("connects").database("admin")
+}
+
+/// The work is cut during the last command before the commit: it goes on until that is over, and asks for
+/// a connection for the commit then.
+///
+/// On one thread: on two it may have that connection at once, and is committed.
+async fn cut_transaction(url: &str) {
+    async fn transact(posts: &Collection<Document>, session: &mut ClientSession) {
+        session.start_transaction().await.expect("starts");
+        posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await.expect("inserts");
+        posts.find_one(slow(300)).session(&mut *session).await.expect("finds");
+        session.commit_transaction().await.expect("commits");
+    }
+
+    const NAME: &str = "rolled_back";
+    let admin = admin(url).await;
+    let connections = Connections::default();
+    let mut options = options(url, &connections).await;
+    options.app_name = Some(NAME.to_owned());
+    let client = Client::with_options(options).expect("good options");
+    client.database(NAME).drop().await.expect("drops");
+    let posts = client.database(NAME).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let cut = || Budget::new().total_time(CUT_AFTER);
+
+    // With a session of the driver it stays open: else the rest would prove nothing.
+    let with_the_drivers = async {
+        let mut session = client.get_ref().start_session().await.expect("starts");
+        session.start_transaction().await.expect("starts");
+        posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
+        posts.find_one(slow(300)).session(&mut session).await.expect("finds");
+        session.commit_transaction().await.expect("commits");
+    };
+    with_the_drivers.budgeted("task", cut()).await.expect_err("is cut");
+    connections.all_are_back().await;
+    let open = open_transactions(&admin, NAME).await;
+    assert_eq!(open.len(), 1, "{open:?}");
+    let session = open[0].get_document("lsid").expect("it has a session").clone();
+    let kill = doc! { "killSessions": [{ "id": session.get("id").expect("it has an id") }] };
+    admin.run_command(kill).await.expect("ends it");
+    none_is_open(&admin, NAME).await;
+
+    let task = async {
+        let mut session = client.start_session().await.expect("starts");
+        transact(&posts, &mut session).await;
+    };
+    task.budgeted("task", cut()).await.expect_err("is cut");
+    none_is_open(&admin, NAME).await;
+
+    // The convenient way commits in the driver.
+    let convenient = async {
+        let mut session = client.start_session().await.expect("starts");
+        let posts = posts.clone();
+        let transact = async |session: &mut mongodb::ClientSession| {
+            posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await?;
+            posts.find_one(slow(300)).session(&mut *session).await.map(drop)
+        };
+        session.start_transaction().and_run2(transact).await.expect("commits");
+    };
+    convenient.budgeted("task", cut()).await.expect_err("is cut");
+    none_is_open(&admin, NAME).await;
+
+    let again = client.clone();
+    let layer = BudgetLayer::new(cut());
+    let there = posts.clone();
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let (client, posts) = (again.clone(), there.clone());
+        async move {
+            let mut session = client.start_session().await.expect("starts");
+            transact(&posts, &mut session).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    }));
+    let answer = service.oneshot(Request::new(())).await.expect("infallible");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    connections.all_are_back().await;
+    none_is_open(&admin, NAME).await;
+
+    let left = posts.count_documents(doc! {}).await.expect("counts");
+    assert_eq!(left, 1, "nothing was committed");
+    // What is not cut is not touched, in a session that the server was told to end before.
+    let mut session = client.start_session().await.expect("starts");
+    transact(&posts, &mut session).await;
+    drop(session);
+    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 2);
+    assert_eq!(connections.now().dropped, 0);
+}
+
+/// The only connection is busy when the commit wants it, and the work has a timeout of its own.
+async fn given_up_commit(url: &str) {
+    const NAME: &str = "given_up_commit";
+    let admin = admin(url).await;
+    let mut options = options(url, &Connections::default()).await;
+    options.max_pool_size = Some(1);
+    options.app_name = Some(NAME.to_owned());
+    let client = Client::with_options(options).expect("good options");
+    client.database(NAME).drop().await.expect("drops");
+    let posts = client.database(NAME).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+
+    let mut session = client.start_session().await.expect("starts");
+    session.start_transaction().await.expect("starts");
+    posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
+    let other = posts.clone();
+    let other = tokio::spawn(async move { other.find_one(slow(1_000)).await.map(drop) });
+    // It has the connection, or is before the commit in the queue for it.
+    tokio::task::yield_now().await;
+    timeout(CUT_AFTER, session.commit_transaction()).await.expect_err("waits for a connection");
+    assert_eq!(open_transactions(&admin, NAME).await.len(), 1);
+    drop(session);
+    other.await.expect("does not panic").expect("finds");
+    none_is_open(&admin, NAME).await;
+    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 1);
+}
+
 async fn grace(url: &str) {
     let connections = Connections::default();
     let posts = posts(url, &connections, "grace", 1).await;
@@ -374,9 +511,9 @@ async fn busy_after(url: &str) {
     let posts = posts(url, &Connections::default(), "busy_after", 1).await;
     let (reporter, mut reports) = reporter();
     let work = async {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         posts.find_one(doc! {}).await.expect("finds");
-        let busy = tokio::time::Instant::now();
+        let busy = Instant::now();
         std::thread::sleep(Duration::from_millis(200));
         (started.elapsed(), busy.elapsed())
     };
@@ -475,7 +612,7 @@ impl Traces {
                 posts.aggregate(pipeline).await?.try_collect::<Vec<_>>().await?;
             }
             Operation::Transaction => {
-                let mut session: ClientSession = posts.client().start_session().await?;
+                let mut session = ClientSession::from(posts.client().start_session().await?);
                 session.start_transaction().await?;
                 posts.insert_one(doc! { "_id": id }).session(&mut session).await?;
                 session.commit_transaction().await?;
@@ -493,7 +630,7 @@ async fn cuts_at_random(url: &str, database: &'static str) {
     options.app_name = Some(database.to_owned());
     // Enough for all: what is done in time must not hang on how long they wait for each other.
     options.max_pool_size = Some(128);
-    let admin = mongodb::Client::with_uri_str(url).await.expect("connects").database("admin");
+    let admin = admin(url).await;
     // Nearly every command is caught half way.
     let slowly = doc! {
         "configureFailPoint": "failCommand",
@@ -558,6 +695,7 @@ async fn cuts_at_random(url: &str, database: &'static str) {
     admin.run_command(off).await.expect("ends the delays");
     connections.all_are_back().await;
     assert_eq!(connections.now().dropped, 0, "no call was dropped half way");
+    none_is_open(&admin, database).await;
     assert_eq!(*traces.errors.lock().expect("no panic"), [] as [String; 0]);
     let there =
         posts.distinct("_id", doc! {}).read_concern(ReadConcern::majority()).await.expect("finds");

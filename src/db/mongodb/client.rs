@@ -8,6 +8,7 @@ use mongodb::event::EventHandler;
 use mongodb::options::ClientOptions;
 
 use super::events::{ClientId, Commands, Connections};
+use super::session::StartSession;
 #[cfg(feature = "http")]
 use crate::deadline::expect_commands;
 use crate::report::unmeasured::{commands_are_only_counted, statements_are_metered};
@@ -63,6 +64,11 @@ impl Client {
     pub fn with_detail(mut options: ClientOptions, detail: Detail) -> Result<Self> {
         instrument(&mut options, detail);
         Ok(Self { inner: mongodb::Client::with_options(options)? })
+    }
+
+    /// Starts a session whose transaction is rolled back when the work is cut; otherwise as the driver does.
+    pub fn start_session(&self) -> StartSession<'_> {
+        StartSession::new(&self.inner)
     }
 
     /// The driver's client; what passes through it is counted all the same.

@@ -56,6 +56,9 @@
 //! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
 //! * A handler that runs commands side by side goes on for as long as any is under way.
 //!
+//! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]; others may stay
+//!   open on the server for a while, see [`ClientSession`].
+//!
 //! A budgeted task that is *dropped* (aborted, or lost to a `select!`) cannot be kept: wait for it.
 //! Likewise, [`external`](crate::ExternalExt::external) and `tokio::time::timeout` around a call of the
 //! driver do drop it; leave the time of a command to the `total_time` of the work, or to the server
@@ -63,6 +66,8 @@
 
 mod client;
 mod events;
+mod session;
 mod shape;
 
 pub use client::{Client, Detail, instrument};
+pub use session::{ClientSession, StartSession};
