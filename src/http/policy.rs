@@ -1,9 +1,9 @@
 //! Which budget and which name a request gets.
 
-use http::{Method, Request};
+use http::Request;
 
 use crate::budget::Budget;
-use crate::report::Name;
+use crate::report::{Name, Verb};
 
 /// Chooses the budget of a request.
 ///
@@ -76,26 +76,11 @@ pub struct ByRoute;
 
 impl<B> Naming<B> for ByRoute {
     fn name(&self, request: &Request<B>) -> Name {
-        let method = method(request.method());
+        let verb = Verb::of(request.method());
         #[cfg(feature = "axum")]
         if let Some(path) = request.extensions().get::<axum::extract::MatchedPath>() {
-            return Name::route(method, path.clone());
+            return Name::route(verb, path.clone());
         }
-        Name::unmatched(method)
-    }
-}
-
-fn method(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "HEAD" => "HEAD",
-        "OPTIONS" => "OPTIONS",
-        "CONNECT" => "CONNECT",
-        "TRACE" => "TRACE",
-        _ => "_OTHER",
+        Name::unmatched(verb)
     }
 }

@@ -137,7 +137,7 @@ impl Meter {
     /// Tells which command it is that was begun.
     #[cfg(feature = "mongodb")]
     pub(crate) fn name_command(&self, id: u64, key: Key, text: &str) {
-        if let Some(commands) = self.commands.get() {
+        if let Some(commands) = self.commands() {
             commands.name(id, key, text);
         }
         for meter in self.chain() {
@@ -149,7 +149,7 @@ impl Meter {
     /// Charges the documents that a command has brought.
     #[cfg(feature = "mongodb")]
     pub(crate) fn add_documents(&self, id: u64, documents: u64) {
-        if let Some(commands) = self.commands.get() {
+        if let Some(commands) = self.commands() {
             commands.add_rows(id, documents);
         }
         for meter in self.chain() {
@@ -160,7 +160,7 @@ impl Meter {
     /// Charges a command whose end was told.
     #[cfg(feature = "mongodb")]
     pub(crate) fn end_command(&self, id: u64) {
-        let Some(commands) = self.commands.get() else { return };
+        let Some(commands) = self.commands() else { return };
         let ended = commands.take(id, |command| self.charge_command(commands, command));
         ended.into_iter().for_each(|(command, time)| self.conclude_command(&command, time));
     }
@@ -168,7 +168,7 @@ impl Meter {
     /// Charges the commands whose end has not been told yet.
     #[cfg(feature = "mongodb")]
     pub(crate) fn settle_commands(&self) {
-        let Some(commands) = self.commands.get() else { return };
+        let Some(commands) = self.commands() else { return };
         let next = || commands.take_any(|command| self.charge_command(commands, command));
         iter::from_fn(next).for_each(|(command, time)| self.conclude_command(&command, time));
         // What runs in other tasks may go on; its time up to here counts as well.
@@ -183,7 +183,7 @@ impl Meter {
     fn charge_command(&self, commands: &InFlight, command: &Command) -> Duration {
         let time = commands.waited(self.started, command.since);
         for meter in self.chain() {
-            if let Some(commands) = meter.commands.get() {
+            if let Some(commands) = meter.commands() {
                 commands.ended(meter.started, command.since);
             }
             if let Some(key) = command.key {
@@ -205,7 +205,7 @@ impl Meter {
             meter.check(Resource::SlowQuery, nanos(time), suspect);
         }
         for meter in self.chain().take(command.held_by) {
-            meter.commands.get().into_iter().for_each(|commands| commands.let_go());
+            meter.commands().into_iter().for_each(InFlight::let_go);
         }
     }
 
@@ -214,14 +214,14 @@ impl Meter {
     pub(crate) fn witness_statement(&self, key: Key, text: &str, by: By) -> bool {
         let is_unmetered = self.statements.witness(key, text, by);
         if is_unmetered {
-            self.unmetered.fetch_add(1, Relaxed);
+            self.rare().unmetered.fetch_add(1, Relaxed);
         }
         is_unmetered
     }
 
     /// Counts one call to an external system, which was taken.
     pub(crate) fn count_external(&self, key: Key, name: &str) {
-        self.externals.count(key, name);
+        self.rare().externals.count(key, name);
         self.check_taken(Resource::ExternalCalls, Suspect::External(key));
     }
 
@@ -238,7 +238,7 @@ impl Meter {
     }
 
     pub(crate) fn add_external_time(&self, key: Key, time: Duration) {
-        self.externals.add_time(key, nanos(time));
+        self.rare().externals.add_time(key, nanos(time));
         let suspect = Suspect::External(key);
         self.add(Resource::ExternalTime, nanos(time), suspect);
         let limit = self.limits().external_timeout(key);

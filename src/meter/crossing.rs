@@ -63,7 +63,7 @@ impl Meter {
             // have been first.
             memory::aside(|| {
                 let violation = self.violation(resource, Severity::Hard, observed, limit, suspect);
-                drop(self.cut.set(Cut::new(violation)));
+                drop(self.rare().cut.set(Cut::new(violation)));
                 self.flags.set(Flags::CUT);
             });
         }
@@ -112,11 +112,13 @@ impl Meter {
             Suspect::Nobody => None,
             Suspect::Statement(key) => self.statements.find(key).map(statement),
             Suspect::TopStatement => self.top_statement().map(statement),
-            Suspect::External(key) => self.externals.find(key).map(|entry| Cause::External {
-                name: entry.text().to_owned(),
-                calls: entry.count(),
-                time: Duration::from_nanos(entry.nanos()),
-            }),
+            Suspect::External(key) => {
+                self.externals().and_then(|all| all.find(key)).map(|entry| Cause::External {
+                    name: entry.text().to_owned(),
+                    calls: entry.count(),
+                    time: Duration::from_nanos(entry.nanos()),
+                })
+            }
         };
         Violation {
             resource,

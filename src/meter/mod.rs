@@ -6,12 +6,13 @@ mod crossing;
 mod flags;
 #[cfg(feature = "mongodb")]
 mod in_flight;
+mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::violation::Severity;
 use flags::Flags;
 #[cfg(feature = "mongodb")]
 use in_flight::InFlight;
+use rare::Rare;
 use table::{Key, Table};
 
 /// The account of one unit of work.
@@ -44,7 +46,6 @@ pub(crate) struct Meter {
     budget: Budget,
     /// The unit of work inside which this one runs, once that is settled and if there is one.
     parent: OnceLock<Arc<Self>>,
-    cut: OnceLock<Cut>,
     statements: Table,
     used: [AtomicU64; Resource::COUNT],
     /// Live bytes. `Memory` in `used` is their peak.
@@ -52,31 +53,18 @@ pub(crate) struct Meter {
     /// Bytes that were freed where none were live any more: those of others.
     freed_of_others: AtomicU64,
     busy: AtomicU64,
-    unmetered: AtomicU64,
-    externals: Table,
-    /// Commands under way; charged with their time when they end.
-    #[cfg(feature = "mongodb")]
-    commands: OnceLock<Box<InFlight>>,
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
     started: Instant,
-    /// After how many nanoseconds the wall time ended, where some of the work has gone on after that; else
-    /// `UNKNOWN`.
-    stopped: AtomicU64,
     /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
     queue_time: AtomicU64,
     name: Name,
     reporter: Option<Arc<dyn Reporter>>,
-    /// Nothing for most work, which then is that much smaller.
-    origin: Option<Box<Origin>>,
     /// Where events go that come up outside every span.
     span: Span,
-    /// Wakes the work.
-    waker: Mutex<Option<Waker>>,
+    rare: OnceLock<Box<Rare>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
-    /// How many parts of the work are being ended from outside.
-    parts_abandoned: AtomicU32,
     /// The limits on the wall time have been checked, for good.
     timeless: AtomicBool,
     #[cfg(feature = "testing")]
@@ -104,10 +92,8 @@ impl Origin {
         Self { attributes: Attributes::new(), begun_by }
     }
 
-    /// Nothing if there is nothing to tell; nobody's memory otherwise.
-    pub(crate) fn boxed(self) -> Option<Box<Self>> {
-        let tells = self.begun_by.is_some() || !self.attributes.is_empty();
-        tells.then(|| memory::aside(|| Box::new(self)))
+    fn tells_something(&self) -> bool {
+        self.begun_by.is_some() || !self.attributes.is_empty()
     }
 }
 
@@ -123,38 +109,32 @@ pub(crate) enum Suspect {
 
 impl Meter {
     pub(crate) fn new(
-        origin: Option<Box<Origin>>,
+        origin: Option<Origin>,
         name: Name,
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
         let flags = Flags::new(budget.limits().names(Resource::PollTime));
+        let rare = origin.filter(Origin::tells_something);
+        let rare = rare.map(|origin| memory::aside(|| Box::new(Rare::of(origin))));
         Self {
             budget,
             name,
             reporter,
-            origin,
             span: recording::current_span(),
             started: Instant::now(),
-            stopped: AtomicU64::new(UNKNOWN),
             flags,
             parent: OnceLock::new(),
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
             freed_of_others: AtomicU64::new(0),
             busy: AtomicU64::new(0),
-            unmetered: AtomicU64::new(0),
             queue_time: AtomicU64::new(UNKNOWN),
-            #[cfg(feature = "mongodb")]
-            commands: OnceLock::new(),
             statements: Table::default(),
-            externals: Table::default(),
             crossed: AtomicU64::new(0),
-            cut: OnceLock::new(),
-            waker: Mutex::new(None),
+            rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
-            parts_abandoned: AtomicU32::new(0),
             timeless: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             recording: None,
@@ -162,7 +142,7 @@ impl Meter {
     }
 
     pub(crate) fn origin(&self) -> &Origin {
-        self.origin.as_deref().unwrap_or(Origin::UNKNOWN)
+        self.rare.get().map_or(Origin::UNKNOWN, |rare| &rare.origin)
     }
 
     /// How long ago the work began.
@@ -190,8 +170,12 @@ impl Meter {
         &self.statements
     }
 
-    pub(crate) fn externals(&self) -> &Table {
-        &self.externals
+    pub(crate) fn externals(&self) -> Option<&Table> {
+        self.rare.get().map(|rare| &rare.externals)
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(|| memory::aside(Box::default))
     }
 
     /// Notes how long the work waited before it was started.
@@ -282,7 +266,7 @@ impl Meter {
     /// The crossing of a hard limit that ends the work.
     #[inline]
     pub(crate) fn cut(&self) -> Option<&Cut> {
-        self.cut.get()
+        self.rare.get()?.cut.get()
     }
 
     /// Whether there is anything to be asked of [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut) after a
@@ -296,7 +280,7 @@ impl Meter {
     /// will be woken by one that comes up elsewhere.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.is_shared() {
-            let before = self.waker().replace(cx.waker().clone());
+            let before = self.rare().waker().replace(cx.waker().clone());
             // Not under the lock: the last waker of a task may take parts of this work with it.
             drop(before);
         }
@@ -310,15 +294,12 @@ impl Meter {
     }
 
     fn wake(&self) {
-        if self.is_shared() {
-            let waker = self.waker().take();
+        if self.is_shared()
+            && let Some(rare) = self.rare.get()
+        {
+            let waker = rare.waker().take();
             waker.into_iter().for_each(Waker::wake);
         }
-    }
-
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        // No access panics half way, so a poisoned one is whole.
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the work is being ended from outside, in the middle of whatever it does.
@@ -338,17 +319,19 @@ impl Meter {
             }
         }
 
-        self.parts_abandoned.fetch_add(1, Relaxed);
-        let _restore = Restore(&self.parts_abandoned);
+        let parts = &self.rare().parts_abandoned;
+        parts.fetch_add(1, Relaxed);
+        let _restore = Restore(parts);
         destructors();
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
     #[cfg(any(feature = "mongodb", feature = "sqlx"))]
     pub(crate) fn is_abandoned(&self) -> bool {
-        let is_abandoned =
-            |meter: &Self| meter.abandoned.load(Relaxed) || meter.parts_abandoned.load(Relaxed) > 0;
-        self.chain().any(is_abandoned)
+        let part = |meter: &Self| {
+            meter.rare.get().is_some_and(|rare| rare.parts_abandoned.load(Relaxed) > 0)
+        };
+        self.chain().any(|meter| meter.abandoned.load(Relaxed) || part(meter))
     }
 
     /// Whether something was refused, so that an answer made without it is not to be used.
@@ -369,9 +352,8 @@ impl Meter {
     /// Notes that the wall time of the work is over.
     pub(crate) fn stop_clock(&self) {
         self.check_wall_time();
-        let now = nanos(self.started.elapsed());
-        // Only the first call counts; if it was one before, its time stands.
-        let _ = self.stopped.compare_exchange(UNKNOWN, now, Relaxed, Relaxed);
+        // Only the first call counts.
+        self.rare().stopped.get_or_init(|| self.started.elapsed());
     }
 
     fn check_wall_time(&self) {
@@ -409,26 +391,30 @@ impl Meter {
     /// Notes that a poll of the work begins; since when it runs, if that is to be known.
     pub(crate) fn polled(&self) -> Option<Instant> {
         #[cfg(feature = "mongodb")]
-        if let Some(commands) = self.commands.get() {
+        if let Some(commands) = self.commands() {
             commands.polled(self.started);
         }
         self.flags.any(Flags::TIMES_POLLS).then(Instant::now)
     }
 
-    /// The commands under way, from the first one on.
+    /// The commands under way.
+    #[cfg(feature = "mongodb")]
+    fn commands(&self) -> Option<&InFlight> {
+        self.rare.get().map(|rare| &rare.commands)
+    }
+
+    /// The commands under way, to which one is added.
     #[cfg(feature = "mongodb")]
     fn expect_commands(&self) -> &InFlight {
-        self.commands.get_or_init(|| {
-            self.flags.set(Flags::COMMANDS);
-            memory::aside(Box::default)
-        })
+        self.flags.set(Flags::COMMANDS);
+        &self.rare().commands
     }
 
     /// Whether commands that must not be dropped half way are under way.
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_under_way(&self) -> bool {
         #[cfg(feature = "mongodb")]
-        return self.commands.get().is_some_and(|commands| commands.is_any_held());
+        return self.commands().is_some_and(|commands| commands.is_any_held());
         #[cfg(not(feature = "mongodb"))]
         false
     }
@@ -436,7 +422,7 @@ impl Meter {
     /// Whether no such command is under way; if any is, the task will be woken when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]
-        return self.commands.get().map_or(Poll::Ready(()), |commands| commands.poll_none_held(cx));
+        return self.commands().map_or(Poll::Ready(()), |commands| commands.poll_none_held(cx));
         #[cfg(not(feature = "mongodb"))]
         {
             let _ = cx;
@@ -447,7 +433,7 @@ impl Meter {
     /// How long what is under way has taken by now.
     #[cfg(feature = "mongodb")]
     fn in_flight(&self) -> Duration {
-        self.commands.get().map_or(Duration::ZERO, |commands| commands.time(self.started))
+        self.commands().map_or(Duration::ZERO, |commands| commands.time(self.started))
     }
 
     #[cfg(not(feature = "mongodb"))]
@@ -473,6 +459,9 @@ impl Meter {
         let polls_are_timed = self.limits().names(Resource::PollTime);
         let live = self.live.load(Relaxed);
         let peak = live.saturating_add(pending.peak).max(count(Resource::Memory));
+        let rare = self.rare.get();
+        let stopped = rare.and_then(|rare| rare.stopped.get().copied());
+        let queue_time = self.queue_time.load(Relaxed);
         let measured = |bytes| memory::is_measured().then_some(bytes);
         Usage {
             queries: count(Resource::Queries),
@@ -482,14 +471,14 @@ impl Meter {
             query_time: time(Resource::QueryTime).saturating_add(self.in_flight()),
             slow_query: time(Resource::SlowQuery),
             connection_wait: time(Resource::ConnectionWait),
-            unmetered: self.unmetered.load(Relaxed),
+            unmetered: rare.map_or(0, |rare| rare.unmetered.load(Relaxed)),
             memory: measured(peak),
             allocated: measured(count(Resource::Allocated).saturating_add(pending.allocated)),
             retained: measured(live.saturating_add_signed(pending.net)),
             external_calls: count(Resource::ExternalCalls),
             external_time: time(Resource::ExternalTime),
-            total_time: known(&self.stopped).unwrap_or_else(|| self.started.elapsed()),
-            queue_time: known(&self.queue_time),
+            total_time: stopped.unwrap_or_else(|| self.started.elapsed()),
+            queue_time: (queue_time != UNKNOWN).then(|| Duration::from_nanos(queue_time)),
             poll_time: polls_are_timed.then(|| time(Resource::PollTime)),
             busy_time: polls_are_timed.then(|| Duration::from_nanos(self.busy.load(Relaxed))),
             response_bytes: count(Resource::ResponseBytes),
@@ -497,23 +486,10 @@ impl Meter {
     }
 }
 
-fn known(nanos: &AtomicU64) -> Option<Duration> {
-    let nanos = nanos.load(Relaxed);
-    (nanos != UNKNOWN).then(|| Duration::from_nanos(nanos))
-}
-
 impl Drop for Meter {
     fn drop(&mut self) {
-        // Made aside, so freed aside; but what is in the first box was made by others.
-        if let Some(origin) = self.origin.take() {
-            drop(memory::aside(|| *origin));
-        }
-        if self.flags.any(Flags::CUT | Flags::COMMANDS) {
-            memory::aside(|| {
-                drop(self.cut.take());
-                #[cfg(feature = "mongodb")]
-                drop(self.commands.take());
-            });
-        }
+        // Made aside, so freed aside, but for what others have made.
+        let others = |rare: Box<Rare>| memory::aside(|| rare.without_ours());
+        drop(self.rare.take().map(others));
     }
 }

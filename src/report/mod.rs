@@ -50,7 +50,7 @@ use serde::Serialize;
 
 use crate::memory::Delta;
 use crate::meter::Meter;
-use crate::meter::table::Entry;
+use crate::meter::table::{Entry, Table};
 use crate::resource::Resource;
 use crate::usage::Usage;
 use crate::violation::{Severity, Violation};
@@ -58,6 +58,8 @@ use crate::violation::{Severity, Violation};
 pub use crate::attributes::Attributes;
 pub use growth::{Climb, Growth};
 pub use name::Name;
+#[cfg(feature = "http")]
+pub(crate) use name::Verb;
 pub use rate::limit_events;
 
 /// Takes violations, and the usage of work that has ended, to where the user wants them.
@@ -234,7 +236,7 @@ impl<'a> Report<'a> {
 
     /// The external systems that it called, by name, in no particular order; bounded as well.
     pub fn external_calls(&self) -> impl Iterator<Item = Tally<'a>> {
-        self.meter.externals().iter().map(Tally::new)
+        self.meter.externals().into_iter().flat_map(Table::iter).map(Tally::new)
     }
 }
 

@@ -25,23 +25,45 @@ enum Repr {
     Static(&'static str),
     Shared(Arc<str>),
     #[cfg(feature = "http")]
-    Unmatched(&'static str),
+    Unmatched(Verb),
     /// Kept as axum gives it: making a string would cost an allocation for each request.
     #[cfg(feature = "axum")]
-    Route(&'static str, axum::extract::MatchedPath),
+    Route(Verb, axum::extract::MatchedPath),
+}
+
+/// A method of HTTP, or that it is none of them: small, as each request has a name.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy)]
+pub(crate) struct Verb(u8);
+
+#[cfg(feature = "http")]
+impl Verb {
+    const ALL: [&str; 10] =
+        ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "_OTHER"];
+    /// The place of what stands for all that HTTP does not define.
+    const OTHER: u8 = 9;
+
+    pub(crate) fn of(method: &http::Method) -> Self {
+        let known = (0..).zip(Self::ALL).find(|(_, verb)| *verb == method.as_str());
+        Self(known.map_or(Self::OTHER, |(place, _)| place))
+    }
+
+    fn as_str(self) -> &'static str {
+        Self::ALL[usize::from(self.0)]
+    }
 }
 
 impl Name {
     /// A request whose route is not known.
     #[cfg(feature = "http")]
-    pub(crate) const fn unmatched(method: &'static str) -> Self {
-        Self(Repr::Unmatched(method))
+    pub(crate) const fn unmatched(verb: Verb) -> Self {
+        Self(Repr::Unmatched(verb))
     }
 
     /// A request on a route.
     #[cfg(feature = "axum")]
-    pub(crate) const fn route(method: &'static str, path: axum::extract::MatchedPath) -> Self {
-        Self(Repr::Route(method, path))
+    pub(crate) const fn route(verb: Verb, path: axum::extract::MatchedPath) -> Self {
+        Self(Repr::Route(verb, path))
     }
 }
 
@@ -51,9 +73,9 @@ impl fmt::Display for Name {
             Repr::Static(name) => f.write_str(name),
             Repr::Shared(name) => f.write_str(name),
             #[cfg(feature = "http")]
-            Repr::Unmatched(method) => write!(f, "{method} (no route)"),
+            Repr::Unmatched(verb) => write!(f, "{} (no route)", verb.as_str()),
             #[cfg(feature = "axum")]
-            Repr::Route(method, path) => write!(f, "{method} {}", path.as_str()),
+            Repr::Route(verb, path) => write!(f, "{} {}", verb.as_str(), path.as_str()),
         }
     }
 }

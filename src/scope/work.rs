@@ -47,11 +47,11 @@ impl Work {
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
-        Self::start_with(origin.boxed(), name, budget, reporter, 1)
+        Self::start_with(Some(origin), name, budget, reporter, 1)
     }
 
     fn start_with(
-        origin: Option<Box<Origin>>,
+        origin: Option<Origin>,
         name: Name,
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,

@@ -1,0 +1,47 @@
+//! What most units of work never have.
+
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::Origin;
+#[cfg(feature = "mongodb")]
+use super::in_flight::InFlight;
+use super::table::Table;
+use crate::error::Cut;
+
+/// Made when the first of it is needed: the account of most work is so much smaller.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The crossing of a hard limit that ends the work.
+    pub(super) cut: OnceLock<Cut>,
+    /// Wakes the work.
+    waker: Mutex<Option<Waker>>,
+    pub(super) externals: Table,
+    /// Commands under way; charged with their time when they end.
+    #[cfg(feature = "mongodb")]
+    pub(super) commands: InFlight,
+    pub(super) unmetered: AtomicU64,
+    /// After how long the wall time ended, where some of the work has gone on after that.
+    pub(super) stopped: OnceLock<Duration>,
+    /// How many parts of the work are being ended from outside.
+    pub(super) parts_abandoned: AtomicU32,
+    pub(super) origin: Origin,
+}
+
+impl Rare {
+    pub(super) fn of(origin: Origin) -> Self {
+        Self { origin, ..Self::default() }
+    }
+
+    pub(super) fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        // No access panics half way, so a poisoned one is whole.
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what was made here; leaves what was made by others.
+    pub(super) fn without_ours(self) -> impl Sized {
+        (self.waker, self.origin)
+    }
+}
