@@ -46,15 +46,15 @@ pub(super) struct Alarm {
 #[derive(Debug)]
 struct Identity {
     data: usize,
-    /// Of the waker that was lent. One place of the code can have another than the next for the same functions:
-    /// that of a tokio runtime that blocks on its future differs from that of its clones.
+    /// Of the waker that was lent. The compiler may make several copies of one table of functions, so a waker
+    /// and its clone can differ in it, as those of a tokio runtime that blocks on a future do in release builds.
     lent_vtable: usize,
     vtable: usize,
 }
 
 impl Identity {
-    /// That of the clone, and of the lent one if it is about the same data: an executor may lend what is about
-    /// something on its stack, and be lending that to the next task already.
+    /// That of the clone, and of the lent one if it is about the same data: an executor may lend a waker about a
+    /// place on its stack, which is another task's at the next poll.
     fn new(lent: &Waker, clone: &Waker) -> Self {
         let vtable = vtable(clone);
         let is_same = lent.data() == clone.data();
