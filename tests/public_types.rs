@@ -19,7 +19,7 @@ use request_budget::http::{
     ExternalFuture, ExternalLayer, ExternalService, Naming, Policy, ProblemDetails, QueueTime,
     Reject, ResponseBody, ResponseFuture,
 };
-use request_budget::mongodb::{Client, Detail};
+use request_budget::mongodb::{Client, ClientSession, Detail, StartSession, StartTransaction};
 use request_budget::report::{Attributes, Climb, Growth, Name, Outcome, Report, Reporter, Tally};
 use request_budget::resource::{Amount, Unit};
 use request_budget::scope::InCurrentBudget;
@@ -203,6 +203,11 @@ fn databases_are_handles_and_connections_are_values() {
     everywhere::<PoolConnection<Sqlite>>();
     everywhere::<Transaction<'static, Sqlite>>();
     handle::<Client>();
+    everywhere::<ClientSession>();
+    sent::<StartSession<'_>>();
+    debugged::<StartSession<'_>>();
+    sent::<StartTransaction<'_>>();
+    debugged::<StartTransaction<'_>>();
     everywhere::<Query>();
     everywhere::<BypassWitness>();
     handle::<CountingAllocator>();

@@ -326,7 +326,7 @@ impl Meter {
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
-    #[cfg(any(feature = "mongodb", feature = "sqlx"))]
+    #[cfg(feature = "sqlx")]
     pub(crate) fn is_abandoned(&self) -> bool {
         let part = |meter: &Self| {
             meter.rare.get().is_some_and(|rare| rare.parts_abandoned.load(Relaxed) > 0)

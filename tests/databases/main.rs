@@ -11,6 +11,7 @@ mod jobs;
 mod mariadb;
 mod mongo;
 mod mongo_cut;
+mod mongo_session;
 mod postgres;
 mod sql;
 mod testing;
@@ -27,6 +28,7 @@ fn main() {
     mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
     mongo_cut::tests(&mut suite);
+    mongo_session::tests(&mut suite);
     bypass::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);

@@ -11,11 +11,11 @@ use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
 use hyper::{Request, Response, StatusCode};
+use mongodb::Collection;
 use mongodb::bson::{Document, doc};
 use mongodb::event::EventHandler;
 use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason};
 use mongodb::options::{ClientOptions, ReadConcern};
-use mongodb::{Collection, Database};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -27,6 +27,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use crate::mongo_session::{admin, none_is_open};
 use crate::{Suite, with_runtime};
 
 pub(crate) fn tests(suite: &mut Suite) {
@@ -53,10 +54,6 @@ pub(crate) fn tests(suite: &mut Suite) {
             }),
             ("mongodb_handler_that_panics_is_not_polled_again", |url| with_runtime(0, panics(url))),
             ("mongodb_cut_task_finishes_its_command", |url| with_runtime(0, cut_task(url))),
-            ("mongodb_cut_transaction_is_rolled_back", |url| with_runtime(0, cut_transaction(url))),
-            ("mongodb_transaction_whose_commit_was_given_up_is_rolled_back", |url| {
-                with_runtime(0, given_up_commit(url))
-            }),
             ("mongodb_grace_has_an_end", |url| with_runtime(0, grace(url))),
             ("mongodb_time_ends_where_the_reply_is_read", |url| with_runtime(0, busy_after(url))),
             ("mongodb_survives_2000_cuts_at_random_on_one_thread", |url| {
@@ -69,18 +66,18 @@ pub(crate) fn tests(suite: &mut Suite) {
     );
 }
 
-const CUT_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const CUT_AFTER: Duration = Duration::from_millis(100);
 
 /// How the driver's connections fare.
 #[derive(Clone, Default)]
-struct Connections(Arc<Mutex<Counts>>);
+pub(crate) struct Connections(Arc<Mutex<Counts>>);
 
 #[derive(Clone, Copy, Default)]
-struct Counts {
+pub(crate) struct Counts {
     /// Checked out, and neither checked in nor closed since.
     out: i64,
     /// Closed because a call was dropped half way.
-    dropped: u64,
+    pub(crate) dropped: u64,
 }
 
 impl Connections {
@@ -99,18 +96,18 @@ impl Connections {
         })
     }
 
-    fn now(&self) -> Counts {
+    pub(crate) fn now(&self) -> Counts {
         *self.0.lock().expect("no panic")
     }
 
-    async fn all_are_back(&self) {
+    pub(crate) async fn all_are_back(&self) {
         while self.now().out > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
-async fn options(url: &str, connections: &Connections) -> ClientOptions {
+pub(crate) async fn options(url: &str, connections: &Connections) -> ClientOptions {
     let mut options = ClientOptions::parse(url).await.expect("a connection string");
     options.max_pool_size = Some(8);
     options.cmap_event_handler = Some(connections.handler());
@@ -133,7 +130,7 @@ async fn posts(
 }
 
 /// Takes so long for each document that it looks at.
-fn slow(milliseconds: u32) -> Document {
+pub(crate) fn slow(milliseconds: u32) -> Document {
     doc! { "$where": format!("sleep({milliseconds}) || true") }
 }
 
@@ -343,139 +340,6 @@ async fn panics(url: &str) {
     tokio::spawn(service.oneshot(Request::new(()))).await.expect_err("panics");
     assert_eq!(reports.try_recv().expect("a report").0, Outcome::Panicked);
     assert_eq!(*polls.lock().expect("no panic under it"), 1);
-}
-
-/// The transactions that are open on the server, of clients of this name.
-async fn open_transactions(admin: &Database, name: &str) -> Vec<Document> {
-    let open = doc! { "appName": name, "transaction": { "$exists": true } };
-    let pipeline = [doc! { "$currentOp": { "idleSessions": true } }, doc! { "$match": open }];
-    let open = admin.aggregate(pipeline).await.expect("aggregates");
-    open.try_collect().await.expect("the cursor is good")
-}
-
-/// Waits until the server has none any more, which by itself would end them after a minute.
-async fn none_is_open(admin: &Database, name: &str) {
-    let since = Instant::now();
-    while let [first, ..] = open_transactions(admin, name).await.as_slice() {
-        assert!(since.elapsed() < Duration::from_secs(30), "{first}");
-    }
-}
-
-async fn admin(url: &str) -> Database {
-    mongodb::Client::with_uri_str(url).await.expect("connects").database("admin")
-}
-
-/// The work is cut during the last command before the commit: it goes on until that is over, and asks for
-/// a connection for the commit then.
-///
-/// On one thread: on two it may have that connection at once, and is committed.
-async fn cut_transaction(url: &str) {
-    async fn transact(posts: &Collection<Document>, session: &mut ClientSession) {
-        session.start_transaction().await.expect("starts");
-        posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await.expect("inserts");
-        posts.find_one(slow(300)).session(&mut *session).await.expect("finds");
-        session.commit_transaction().await.expect("commits");
-    }
-
-    const NAME: &str = "rolled_back";
-    let admin = admin(url).await;
-    let connections = Connections::default();
-    let mut options = options(url, &connections).await;
-    options.app_name = Some(NAME.to_owned());
-    let client = Client::with_options(options).expect("good options");
-    client.database(NAME).drop().await.expect("drops");
-    let posts = client.database(NAME).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
-    let cut = || Budget::new().total_time(CUT_AFTER);
-
-    // With a session of the driver it stays open: else the rest would prove nothing.
-    let with_the_drivers = async {
-        let mut session = client.get_ref().start_session().await.expect("starts");
-        session.start_transaction().await.expect("starts");
-        posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
-        posts.find_one(slow(300)).session(&mut session).await.expect("finds");
-        session.commit_transaction().await.expect("commits");
-    };
-    with_the_drivers.budgeted("task", cut()).await.expect_err("is cut");
-    connections.all_are_back().await;
-    let open = open_transactions(&admin, NAME).await;
-    assert_eq!(open.len(), 1, "{open:?}");
-    let session = open[0].get_document("lsid").expect("it has a session").clone();
-    let kill = doc! { "killSessions": [{ "id": session.get("id").expect("it has an id") }] };
-    admin.run_command(kill).await.expect("ends it");
-    none_is_open(&admin, NAME).await;
-
-    let task = async {
-        let mut session = client.start_session().await.expect("starts");
-        transact(&posts, &mut session).await;
-    };
-    task.budgeted("task", cut()).await.expect_err("is cut");
-    none_is_open(&admin, NAME).await;
-
-    // The convenient way commits in the driver.
-    let convenient = async {
-        let mut session = client.start_session().await.expect("starts");
-        let posts = posts.clone();
-        let transact = async |session: &mut mongodb::ClientSession| {
-            posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await?;
-            posts.find_one(slow(300)).session(&mut *session).await.map(drop)
-        };
-        session.start_transaction().and_run2(transact).await.expect("commits");
-    };
-    convenient.budgeted("task", cut()).await.expect_err("is cut");
-    none_is_open(&admin, NAME).await;
-
-    let again = client.clone();
-    let layer = BudgetLayer::new(cut());
-    let there = posts.clone();
-    let service = layer.layer(service_fn(move |_: Request<()>| {
-        let (client, posts) = (again.clone(), there.clone());
-        async move {
-            let mut session = client.start_session().await.expect("starts");
-            transact(&posts, &mut session).await;
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }
-    }));
-    let answer = service.oneshot(Request::new(())).await.expect("infallible");
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    connections.all_are_back().await;
-    none_is_open(&admin, NAME).await;
-
-    let left = posts.count_documents(doc! {}).await.expect("counts");
-    assert_eq!(left, 1, "nothing was committed");
-    // What is not cut is not touched, in a session that the server was told to end before.
-    let mut session = client.start_session().await.expect("starts");
-    transact(&posts, &mut session).await;
-    drop(session);
-    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 2);
-    assert_eq!(connections.now().dropped, 0);
-}
-
-/// The only connection is busy when the commit wants it, and the work has a timeout of its own.
-async fn given_up_commit(url: &str) {
-    const NAME: &str = "given_up_commit";
-    let admin = admin(url).await;
-    let mut options = options(url, &Connections::default()).await;
-    options.max_pool_size = Some(1);
-    options.app_name = Some(NAME.to_owned());
-    let client = Client::with_options(options).expect("good options");
-    client.database(NAME).drop().await.expect("drops");
-    let posts = client.database(NAME).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
-
-    let mut session = client.start_session().await.expect("starts");
-    session.start_transaction().await.expect("starts");
-    posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
-    let other = posts.clone();
-    let other = tokio::spawn(async move { other.find_one(slow(1_000)).await.map(drop) });
-    // It has the connection, or is before the commit in the queue for it.
-    tokio::task::yield_now().await;
-    timeout(CUT_AFTER, session.commit_transaction()).await.expect_err("waits for a connection");
-    assert_eq!(open_transactions(&admin, NAME).await.len(), 1);
-    drop(session);
-    other.await.expect("does not panic").expect("finds");
-    none_is_open(&admin, NAME).await;
-    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 1);
 }
 
 async fn grace(url: &str) {

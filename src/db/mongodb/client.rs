@@ -8,7 +8,7 @@ use mongodb::event::EventHandler;
 use mongodb::options::ClientOptions;
 
 use super::events::{ClientId, Commands, Connections};
-use super::session::StartSession;
+use super::start::StartSession;
 #[cfg(feature = "http")]
 use crate::deadline::expect_commands;
 use crate::report::unmeasured::{commands_are_only_counted, statements_are_metered};

@@ -1,0 +1,244 @@
+//! Transactions of MongoDB that are cut, or whose commit is given up: they are rolled back.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Request, Response, StatusCode};
+use mongodb::bson::{Document, doc};
+use mongodb::error::Error;
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
+use mongodb::{Collection, Database};
+use request_budget::mongodb::{Client, ClientSession};
+use request_budget::{Budget, BudgetExt, BudgetLayer};
+use tokio::time::{Instant, timeout};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::mongo_cut::{CUT_AFTER, Connections, options, slow};
+use crate::{Suite, with_runtime};
+
+pub(crate) fn tests(suite: &mut Suite) {
+    suite.with_server(
+        "REQUEST_BUDGET_MONGODB_URL",
+        &[
+            ("mongodb_cut_transaction_is_rolled_back", |url| with_runtime(0, cut_transaction(url))),
+            ("mongodb_transaction_whose_commit_was_given_up_is_rolled_back", |url| {
+                with_runtime(0, given_up_commit(url))
+            }),
+            ("mongodb_session_is_ended_on_the_server_only_where_that_is_needed", |url| {
+                with_runtime(0, only_where_needed(url))
+            }),
+        ],
+    );
+}
+
+/// The transactions that are open on the server, of clients of this name.
+async fn open_transactions(admin: &Database, name: &str) -> Vec<Document> {
+    let open = doc! { "appName": name, "transaction": { "$exists": true } };
+    let pipeline = [doc! { "$currentOp": { "idleSessions": true } }, doc! { "$match": open }];
+    let open = admin.aggregate(pipeline).await.expect("aggregates");
+    open.try_collect().await.expect("the cursor is good")
+}
+
+/// Waits until the server has none any more, which by itself would end them after a minute.
+pub(crate) async fn none_is_open(admin: &Database, name: &str) {
+    let since = Instant::now();
+    while let [first, ..] = open_transactions(admin, name).await.as_slice() {
+        assert!(since.elapsed() < Duration::from_secs(30), "{first}");
+    }
+}
+
+pub(crate) async fn admin(url: &str) -> Database {
+    mongodb::Client::with_uri_str(url).await.expect("connects").database("admin")
+}
+
+/// The work is cut during the last command before the commit: it goes on until that is over, and asks for
+/// a connection for the commit then.
+///
+/// On one thread: on two it may have that connection at once, and is committed.
+async fn cut_transaction(url: &str) {
+    async fn transact(posts: &Collection<Document>, session: &mut ClientSession) {
+        session.start_transaction().await.expect("starts");
+        posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await.expect("inserts");
+        posts.find_one(slow(300)).session(&mut *session).await.expect("finds");
+        session.commit_transaction().await.expect("commits");
+    }
+
+    const NAME: &str = "rolled_back";
+    let admin = admin(url).await;
+    let connections = Connections::default();
+    let mut options = options(url, &connections).await;
+    options.app_name = Some(NAME.to_owned());
+    let client = Client::with_options(options).expect("good options");
+    client.database(NAME).drop().await.expect("drops");
+    let posts = client.database(NAME).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let cut = || Budget::new().total_time(CUT_AFTER);
+
+    // With a session of the driver it stays open: else the rest would prove nothing.
+    let with_the_drivers = async {
+        let mut session = client.get_ref().start_session().await.expect("starts");
+        session.start_transaction().await.expect("starts");
+        posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
+        posts.find_one(slow(300)).session(&mut session).await.expect("finds");
+        session.commit_transaction().await.expect("commits");
+    };
+    with_the_drivers.budgeted("task", cut()).await.expect_err("is cut");
+    connections.all_are_back().await;
+    let open = open_transactions(&admin, NAME).await;
+    assert_eq!(open.len(), 1, "{open:?}");
+    let session = open[0].get_document("lsid").expect("it has a session").clone();
+    let kill = doc! { "killSessions": [{ "id": session.get("id").expect("it has an id") }] };
+    admin.run_command(kill).await.expect("ends it");
+    none_is_open(&admin, NAME).await;
+
+    let task = async {
+        let mut session = client.start_session().await.expect("starts");
+        transact(&posts, &mut session).await;
+    };
+    task.budgeted("task", cut()).await.expect_err("is cut");
+    none_is_open(&admin, NAME).await;
+
+    // The convenient way commits in the driver.
+    let convenient = async {
+        let mut session = client.start_session().await.expect("starts");
+        let posts = posts.clone();
+        let transact = async |session: &mut mongodb::ClientSession| {
+            posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await?;
+            posts.find_one(slow(300)).session(&mut *session).await.map(drop)
+        };
+        session.start_transaction().and_run2(transact).await.expect("commits");
+    };
+    convenient.budgeted("task", cut()).await.expect_err("is cut");
+    none_is_open(&admin, NAME).await;
+
+    let again = client.clone();
+    let layer = BudgetLayer::new(cut());
+    let there = posts.clone();
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let (client, posts) = (again.clone(), there.clone());
+        async move {
+            let mut session = client.start_session().await.expect("starts");
+            transact(&posts, &mut session).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    }));
+    let answer = service.oneshot(Request::new(())).await.expect("infallible");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    connections.all_are_back().await;
+    none_is_open(&admin, NAME).await;
+
+    let left = posts.count_documents(doc! {}).await.expect("counts");
+    assert_eq!(left, 1, "nothing was committed");
+    // What is not cut is not touched, in a session that the server was told to end before.
+    let mut session = client.start_session().await.expect("starts");
+    transact(&posts, &mut session).await;
+    drop(session);
+    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 2);
+    assert_eq!(connections.now().dropped, 0);
+}
+
+/// The only connection is busy when the commit wants it, and the work has a timeout of its own.
+async fn given_up_commit(url: &str) {
+    const NAME: &str = "given_up_commit";
+    let admin = admin(url).await;
+    let mut options = options(url, &Connections::default()).await;
+    options.max_pool_size = Some(1);
+    options.app_name = Some(NAME.to_owned());
+    let client = Client::with_options(options).expect("good options");
+    client.database(NAME).drop().await.expect("drops");
+    let posts = client.database(NAME).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+
+    let mut session = client.start_session().await.expect("starts");
+    session.start_transaction().await.expect("starts");
+    posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
+    let other = posts.clone();
+    let other = tokio::spawn(async move { other.find_one(slow(1_000)).await.map(drop) });
+    // It has the connection, or is before the commit in the queue for it.
+    tokio::task::yield_now().await;
+    timeout(CUT_AFTER, session.commit_transaction()).await.expect_err("waits for a connection");
+    assert_eq!(open_transactions(&admin, NAME).await.len(), 1);
+    drop(session);
+    other.await.expect("does not panic").expect("finds");
+    none_is_open(&admin, NAME).await;
+    assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 1);
+}
+
+/// What it is told to end costs a command: not for what is over, or what the driver rolls back.
+async fn only_where_needed(url: &str) {
+    const NAME: &str = "only_where_needed";
+    let names = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&names);
+    let mut options = options(url, &Connections::default()).await;
+    options.app_name = Some(NAME.to_owned());
+    options.command_event_handler = Some(EventHandler::callback(move |event| {
+        if let CommandEvent::Started(event) = event {
+            seen.lock().expect("no panic").push(event.command_name);
+        }
+    }));
+    let client = Client::with_options(options).expect("good options");
+    client.database(NAME).drop().await.expect("drops");
+    let posts = client.database(NAME).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let start = async || client.start_session().await.expect("starts");
+    let sent = |name: &str| {
+        let names = names.lock().expect("no panic");
+        names.iter().filter(|it| *it == name).count()
+    };
+
+    drop(start().await);
+
+    let mut in_progress = start().await;
+    in_progress.start_transaction().await.expect("starts");
+    posts.find_one(doc! {}).session(&mut in_progress).await.expect("finds");
+    drop(in_progress);
+
+    let cut_later = async {
+        let mut session = start().await;
+        session.start_transaction().await.expect("starts");
+        posts.find_one(doc! {}).session(&mut session).await.expect("finds");
+        session.commit_transaction().await.expect("commits");
+        std::future::pending::<()>().await;
+    };
+    let budget = Budget::new().total_time(CUT_AFTER);
+    cut_later.budgeted("task", budget).await.expect_err("is cut");
+
+    let mut refused = start().await;
+    let refuse = async |session: &mut mongodb::ClientSession| {
+        posts.find_one(doc! {}).session(session).await?;
+        Err::<(), _>(Error::custom("refused"))
+    };
+    refused.start_transaction().and_run2(refuse).await.expect_err("refuses");
+    drop(refused);
+
+    let admin = admin(url).await;
+    none_is_open(&admin, NAME).await;
+    assert_eq!((sent("abortTransaction"), sent("killSessions")), (2, 0));
+
+    // Given up by a timeout of the work's own, and dropped where no runtime is.
+    let mut given_up = start().await;
+    let insert = async |session: &mut mongodb::ClientSession| {
+        posts.insert_one(doc! { "_id": 1 }).session(session).await.map(drop)
+    };
+    let fail = doc! {
+        "configureFailPoint": "failCommand",
+        "mode": { "times": 1 },
+        "data": {
+            "failCommands": ["commitTransaction"],
+            "blockConnection": true, "blockTimeMS": 1_000, "appName": NAME,
+        },
+    };
+    admin.run_command(fail).await.expect("enableTestCommands is set");
+    let transaction = given_up.start_transaction().and_run2(insert);
+    timeout(CUT_AFTER, transaction).await.expect_err("takes too long");
+    thread::spawn(move || drop(given_up)).join().expect("does not panic");
+    none_is_open(&admin, NAME).await;
+    client.into_inner().shutdown().await;
+    assert_eq!((sent("abortTransaction"), sent("killSessions")), (2, 1));
+}
