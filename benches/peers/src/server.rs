@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::get;
 use axum::serve::{ListenerExt, TapIo};
+use core_affinity::CoreId;
 use http::{Response, StatusCode};
 use request_budget::{Budget, BudgetLayer, http::ResponseBody, sqlx::Pool};
 use sqlx::SqlitePool;
@@ -27,8 +28,26 @@ use crate::measure::{Side, interleave, print_ratios};
 const PIPELINE: usize = 16;
 const CONNECTIONS: usize = 4;
 
+static CORES: LazyLock<Vec<CoreId>> =
+    LazyLock::new(|| core_affinity::get_core_ids().unwrap_or_default());
+
 /// Measures and prints the time a server takes for a request when it is never idle.
+///
+/// Servers have a core of their own, with SQLite's threads, and the client another: where the kernel puts
+/// them would make more of a difference than what is measured.
 pub fn run(time: Duration) {
+    let client = || {
+        if let Some(core) = CORES.first() {
+            core_affinity::set_for_current(*core);
+        }
+        run_on_this_core(time);
+    };
+    // While this thread may still run on all.
+    LazyLock::force(&CORES);
+    thread::scope(|scope| scope.spawn(client).join().expect("measures"));
+}
+
+fn run_on_this_core(time: Duration) {
     let empty = axum::middleware::map_response(async |response: axum::response::Response| response);
     let ours = || BudgetLayer::new(every_limit());
     let timeout =
@@ -168,6 +187,9 @@ where
     listener.set_nonblocking(true).expect("sets");
     let address = listener.local_addr().expect("is bound");
     thread::spawn(move || {
+        if let Some(core) = CORES.last() {
+            core_affinity::set_for_current(*core);
+        }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds");
         runtime.block_on(async move {
