@@ -32,37 +32,33 @@ impl Here {
     fn replace(&self, meter: Option<Arc<Meter>>) -> Option<Arc<Meter>> {
         ManuallyDrop::into_inner(self.meter.replace(ManuallyDrop::new(meter)))
     }
+
+    /// Looks at the innermost unit of work, which does not change meanwhile.
+    #[inline]
+    fn look<T>(&self, at: impl FnOnce(&Option<Arc<Meter>>) -> T) -> T {
+        let meter = self.replace(None);
+        let seen = at(&meter);
+        self.replace(meter);
+        seen
+    }
 }
 
 /// Whether any unit of work is running here.
 #[inline]
 pub(crate) fn is_any() -> bool {
-    HERE.with(|here| {
-        let meter = here.replace(None);
-        let is_any = meter.is_some();
-        here.replace(meter);
-        is_any
-    })
+    HERE.with(|here| here.look(Option::is_some))
 }
 
 /// Whether it is this unit of work that is running here.
 #[cfg(feature = "sqlx")]
 pub(crate) fn is_current(this: &Arc<Meter>) -> bool {
-    HERE.with(|here| {
-        let meter = here.replace(None);
-        let is_this = meter.as_ref().is_some_and(|meter| Arc::ptr_eq(meter, this));
-        here.replace(meter);
-        is_this
-    })
+    let is_this = |meter: &Arc<Meter>| Arc::ptr_eq(meter, this);
+    HERE.with(|here| here.look(|meter| meter.as_ref().is_some_and(is_this)))
 }
 
 /// The unit of work that is running here.
 pub(crate) fn current() -> Option<Arc<Meter>> {
-    HERE.with(|here| {
-        let meter = here.replace(None);
-        here.replace(meter.clone());
-        meter
-    })
+    HERE.with(|here| here.look(Clone::clone))
 }
 
 /// The usage of the work that is running here, what this very poll has used so far included.

@@ -34,17 +34,21 @@ fn main() {
     if is_wanted("queries") {
         peers::queries::run(time);
     }
-    if is_wanted("mongo") {
-        peers::mongo::run(time);
-    }
     if is_wanted("allocators") {
         peers::allocators::run(time * 3);
     }
     if is_wanted("server") {
         peers::server::run(time);
     }
+    // Last: once there is a client of ours, the handlers of all servers lie in a box each.
+    if is_wanted("mongo") {
+        peers::mongo::run(time);
+    }
     if section == "query-only" {
         peers::queries::query_only(&args[1], args[2].parse().expect("is a number"));
+    }
+    if section == "server-only" {
+        peers::server::serve_only(&args[1], args[2].parse().expect("is a number"));
     }
     if section == "serve-only" {
         let number = |at: usize| args[at].parse().expect("is a number");

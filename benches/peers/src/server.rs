@@ -2,14 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
+use axum::middleware::map_response;
 use axum::routing::get;
 use axum::serve::{ListenerExt, TapIo};
 use core_affinity::CoreId;
@@ -48,14 +49,13 @@ pub fn run(time: Duration) {
 }
 
 fn run_on_this_core(time: Duration) {
-    let empty = axum::middleware::map_response(async |response: axum::response::Response| response);
-    let ours = || BudgetLayer::new(every_limit());
-    let timeout =
-        || TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(30));
     let hello = || Router::new().route("/posts", get(async || "hello"));
     let servers = vec![
         ("no layer", start(async move || hello())),
-        ("an empty layer as `Router::layer`", start(async move || hello().layer(empty))),
+        (
+            "an empty layer as `Router::layer`",
+            start(async move || hello().layer(map_response(same))),
+        ),
         ("ours, every limit, as `Router::layer`", start(async move || hello().layer(ours()))),
         ("ours, every limit, around the router", start_around(hello(), ours())),
         ("`TimeoutLayer` as `Router::layer`", start(async move || hello().layer(timeout()))),
@@ -69,35 +69,63 @@ fn run_on_this_core(time: Duration) {
 
     latency(time);
     for queries in [1, 5] {
-        let plain = async move || {
-            let handler = async move |State(pool): State<SqlitePool>| {
-                for _ in 0..queries {
-                    select(&pool).await;
-                }
-                "hello"
-            };
-            Router::new().route("/posts", get(handler)).with_state(pool().await)
-        };
-        let ours = async move || {
-            let handler = async move |State(pool): State<Pool<sqlx::Sqlite>>| {
-                for _ in 0..queries {
-                    select(&pool).await;
-                }
-                "hello"
-            };
-            let router = Router::new().route("/posts", get(handler));
-            let router = router.with_state(Pool::from(pool().await));
-            router.layer(BudgetLayer::new(every_limit()))
-        };
-        let servers = vec![
-            ("no layer, plain sqlx", start(plain)),
-            ("ours, every limit, metered pool", start(ours)),
-            ("no layer, plain sqlx, again", start(plain)),
-        ];
         let title =
             format!("Server: a handler with {queries} statement(s) of SQLite, ns a request");
-        print_load(&title, servers, 5, time);
+        print_load(&title, with_statements(queries), 5, time);
     }
+}
+
+/// What an empty layer does.
+async fn same(response: axum::response::Response) -> axum::response::Response {
+    response
+}
+
+fn ours() -> BudgetLayer<Budget> {
+    BudgetLayer::new(every_limit())
+}
+
+fn timeout() -> TimeoutLayer {
+    TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(30))
+}
+
+/// Serves so many batches of requests with one statement on one side only, for a count of instructions.
+pub fn serve_only(side: &str, batches: usize) {
+    let all = with_statements(1);
+    let (_, address) = all.iter().find(|(name, _)| *name == side).expect("there is such a side");
+    let mut clients = Client::some(*address);
+    (0..batches).for_each(|_| Client::batch(&mut clients));
+}
+
+/// Servers whose handlers execute so many statements.
+fn with_statements(queries: usize) -> Vec<(&'static str, SocketAddr)> {
+    let plain = async move || {
+        let handler = async move |State(pool): State<SqlitePool>| {
+            for _ in 0..queries {
+                select(&pool).await;
+            }
+            "hello"
+        };
+        Router::new().route("/posts", get(handler)).with_state(pool().await)
+    };
+    let metered = async move || {
+        let handler = async move |State(pool): State<Pool<sqlx::Sqlite>>| {
+            for _ in 0..queries {
+                select(&pool).await;
+            }
+            "hello"
+        };
+        Router::new().route("/posts", get(handler)).with_state(Pool::from(pool().await))
+    };
+    vec![
+        ("no layer, plain sqlx", start(plain)),
+        (
+            "an empty layer, plain sqlx",
+            start(async move || plain().await.layer(map_response(same))),
+        ),
+        ("`TimeoutLayer`, plain sqlx", start(async move || plain().await.layer(timeout()))),
+        ("ours, every limit, metered pool", start(async move || metered().await.layer(ours()))),
+        ("no layer, plain sqlx, again", start(plain)),
+    ]
 }
 
 fn print_load(title: &str, servers: Vec<(&str, SocketAddr)>, batches: usize, time: Duration) {
@@ -105,14 +133,7 @@ fn print_load(title: &str, servers: Vec<(&str, SocketAddr)>, batches: usize, tim
         let mut clients = Client::some(address);
         Side::new(name, move || {
             let since = Instant::now();
-            for _ in 0..batches {
-                for client in &mut clients {
-                    client.send();
-                }
-                for client in &mut clients {
-                    client.receive();
-                }
-            }
+            (0..batches).for_each(|_| Client::batch(&mut clients));
             since.elapsed().as_nanos() as f64 / (batches * CONNECTIONS * PIPELINE) as f64
         })
     });
@@ -123,7 +144,6 @@ fn print_load(title: &str, servers: Vec<(&str, SocketAddr)>, batches: usize, tim
 fn latency(time: Duration) {
     const REQUESTS: usize = 1_000;
     let hello = || Router::new().route("/posts", get(async || "hello"));
-    let ours = || BudgetLayer::new(every_limit());
     let servers = [
         ("no layer", start(async move || hello())),
         ("ours, every limit, around the router", start_around(hello(), ours())),
@@ -240,6 +260,12 @@ impl Client {
             this.requests.extend_from_slice(request.as_bytes());
         }
         this
+    }
+
+    /// Has all of them ask, then wait.
+    fn batch(clients: &mut [Self]) {
+        clients.iter_mut().for_each(Self::send);
+        clients.iter_mut().for_each(Self::receive);
     }
 
     fn send(&mut self) {
