@@ -320,3 +320,32 @@ impl Drop for Bell {
         self.table.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Other;
+
+    impl Wake for Other {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_lent_waker_is_known_by_its_table_only_if_it_is_about_the_same_as_its_clone() {
+        // As if one were the clone of the other: both are about nothing, and have a table each.
+        let (lent, clone) = (futures_util::task::noop_waker(), Waker::noop());
+        assert_eq!(lent.data(), clone.data());
+        assert_ne!(vtable(&lent), vtable(clone));
+        let other = Waker::from(Arc::new(Other));
+
+        let both = Identity::new(&lent, clone);
+        assert!(both.is_of(&lent) && both.is_of(clone));
+        assert!(!both.is_of(&other));
+        let one = Identity::new(&other, clone);
+        assert!(one.is_of(clone));
+        assert!(!one.is_of(&other));
+    }
+}

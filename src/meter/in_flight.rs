@@ -64,6 +64,11 @@ impl InFlight {
         }
     }
 
+    /// What waits until none would be dropped with the work.
+    pub(super) fn into_waiter(self) -> Mutex<Option<Waker>> {
+        self.waiter
+    }
+
     /// Notes which command it is.
     pub(super) fn name(&self, id: u64, key: Key, text: &str) {
         if let Some(command) = lock(&self.own).iter_mut().find(|command| command.id == id) {

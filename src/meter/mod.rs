@@ -406,8 +406,9 @@ impl Meter {
     /// The commands under way, to which one is added.
     #[cfg(feature = "mongodb")]
     fn expect_commands(&self) -> &InFlight {
+        let commands = &self.rare().commands;
         self.flags.set(Flags::COMMANDS);
-        &self.rare().commands
+        commands
     }
 
     /// Whether commands that must not be dropped half way are under way.

@@ -42,6 +42,9 @@ impl Rare {
 
     /// Drops what was made here; leaves what was made by others.
     pub(super) fn without_ours(self) -> impl Sized {
+        #[cfg(feature = "mongodb")]
+        return (self.waker, self.origin, self.commands.into_waiter());
+        #[cfg(not(feature = "mongodb"))]
         (self.waker, self.origin)
     }
 }

@@ -33,7 +33,8 @@ impl Here {
         ManuallyDrop::into_inner(self.meter.replace(ManuallyDrop::new(meter)))
     }
 
-    /// Looks at the innermost unit of work, which does not change meanwhile.
+    /// Looks at the innermost unit of work, which is taken out meanwhile: whoever looks must not panic, or look
+    /// here again.
     #[inline]
     fn look<T>(&self, at: impl FnOnce(&Option<Arc<Meter>>) -> T) -> T {
         let meter = self.replace(None);

@@ -50,8 +50,8 @@ macro_rules! next_after {
     ($pool:expr, $cut:expr) => {{
         let first = sqlx::query("SELECT 1").execute($pool).await;
         first.expect("warms the pool up");
-        $cut.await;
         let since = Instant::now();
+        $cut.await;
         sqlx::query("SELECT 1").execute($pool).await.expect("executes");
         since.elapsed()
     }};

@@ -165,7 +165,7 @@ impl Step {
                 match end {
                     End::Commit => session.commit_transaction().await.expect("commits"),
                     End::Abort => session.abort_transaction().await.expect("aborts"),
-                    // The driver aborts it from a task of its own, if anything was sent.
+                    // It is aborted from a task of its own, if anything was sent.
                     End::Drop => elsewhere.aborts += u64::from(*inserts > 0),
                 }
             }
@@ -212,10 +212,10 @@ impl Witness {
         })
     }
 
-    /// All but what the driver sends by itself when a cursor or a session is dropped.
+    /// All but what is sent when a cursor or a session is dropped.
     fn commands(&self) -> u64 {
         let seen = self.0.borrow();
-        let own = ["killCursors", "endSessions", "abortTransaction"];
+        let own = ["killCursors", "endSessions", "killSessions", "abortTransaction"];
         seen.iter().filter(|(name, _)| !own.contains(&&***name)).map(|(_, count)| count).sum()
     }
 

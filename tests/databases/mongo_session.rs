@@ -1,6 +1,7 @@
 //! Transactions of MongoDB that are cut, or whose commit is given up: they are rolled back.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use mongodb::event::EventHandler;
 use mongodb::event::command::CommandEvent;
 use mongodb::{Collection, Database};
 use request_budget::mongodb::{Client, ClientSession};
-use request_budget::{Budget, BudgetExt, BudgetLayer};
+use request_budget::{Budget, BudgetExt, BudgetLayer, Limit};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -32,6 +34,9 @@ pub(crate) fn tests(suite: &mut Suite) {
             }),
             ("mongodb_session_is_ended_on_the_server_only_where_that_is_needed", |url| {
                 with_runtime(0, only_where_needed(url))
+            }),
+            ("mongodb_transaction_that_is_given_up_half_way_is_ended", |url| {
+                with_runtime(0, given_up_half_way(url))
             }),
         ],
     );
@@ -62,14 +67,13 @@ pub(crate) async fn admin(url: &str) -> Database {
 ///
 /// On one thread: on two it may have that connection at once, and is committed.
 async fn cut_transaction(url: &str) {
-    async fn transact(posts: &Collection<Document>, session: &mut ClientSession) {
-        session.start_transaction().await.expect("starts");
+    const NAME: &str = "rolled_back";
+    /// Ends with its first two commands.
+    async fn write(posts: &Collection<Document>, session: &mut mongodb::ClientSession) {
         posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await.expect("inserts");
-        posts.find_one(slow(300)).session(&mut *session).await.expect("finds");
-        session.commit_transaction().await.expect("commits");
+        posts.find_one(doc! {}).session(&mut *session).await.expect("finds");
     }
 
-    const NAME: &str = "rolled_back";
     let admin = admin(url).await;
     let connections = Connections::default();
     let mut options = options(url, &connections).await;
@@ -78,17 +82,20 @@ async fn cut_transaction(url: &str) {
     client.database(NAME).drop().await.expect("drops");
     let posts = client.database(NAME).collection::<Document>("posts");
     posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
-    let cut = || Budget::new().total_time(CUT_AFTER);
+    let cut = || Budget::new().queries(Limit::hard(1));
+    let commits = Arc::new(AtomicU32::new(0));
+    let reached = |so_far| assert_eq!(commits.load(Relaxed), so_far, "the commit was begun");
 
     // With a session of the driver it stays open: else the rest would prove nothing.
     let with_the_drivers = async {
         let mut session = client.get_ref().start_session().await.expect("starts");
         session.start_transaction().await.expect("starts");
-        posts.insert_one(doc! { "_id": 1 }).session(&mut session).await.expect("inserts");
-        posts.find_one(slow(300)).session(&mut session).await.expect("finds");
+        write(&posts, &mut session).await;
+        commits.fetch_add(1, Relaxed);
         session.commit_transaction().await.expect("commits");
     };
     with_the_drivers.budgeted("task", cut()).await.expect_err("is cut");
+    reached(1);
     connections.all_are_back().await;
     let open = open_transactions(&admin, NAME).await;
     assert_eq!(open.len(), 1, "{open:?}");
@@ -99,37 +106,49 @@ async fn cut_transaction(url: &str) {
 
     let task = async {
         let mut session = client.start_session().await.expect("starts");
-        transact(&posts, &mut session).await;
+        session.start_transaction().await.expect("starts");
+        write(&posts, &mut session).await;
+        commits.fetch_add(1, Relaxed);
+        session.commit_transaction().await.expect("commits");
     };
     task.budgeted("task", cut()).await.expect_err("is cut");
+    reached(2);
     none_is_open(&admin, NAME).await;
 
     // The convenient way commits in the driver.
     let convenient = async {
         let mut session = client.start_session().await.expect("starts");
-        let posts = posts.clone();
         let transact = async |session: &mut mongodb::ClientSession| {
-            posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await?;
-            posts.find_one(slow(300)).session(&mut *session).await.map(drop)
+            write(&posts, session).await;
+            commits.fetch_add(1, Relaxed);
+            Ok(())
         };
         session.start_transaction().and_run2(transact).await.expect("commits");
     };
     convenient.budgeted("task", cut()).await.expect_err("is cut");
+    reached(3);
     none_is_open(&admin, NAME).await;
 
+    let (client, there, counted) = (client.clone(), posts.clone(), Arc::clone(&commits));
     let again = client.clone();
     let layer = BudgetLayer::new(cut());
-    let there = posts.clone();
     let service = layer.layer(service_fn(move |_: Request<()>| {
-        let (client, posts) = (again.clone(), there.clone());
+        let (client, posts, commits) = (again.clone(), there.clone(), Arc::clone(&counted));
         async move {
             let mut session = client.start_session().await.expect("starts");
-            transact(&posts, &mut session).await;
+            session.start_transaction().await.expect("starts");
+            write(&posts, &mut session).await;
+            commits.fetch_add(1, Relaxed);
+            session.commit_transaction().await.expect("commits");
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     }));
     let answer = service.oneshot(Request::new(())).await.expect("infallible");
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    // The handler goes on in a task of its own.
+    while commits.load(Relaxed) < 4 {
+        tokio::task::yield_now().await;
+    }
     connections.all_are_back().await;
     none_is_open(&admin, NAME).await;
 
@@ -137,7 +156,9 @@ async fn cut_transaction(url: &str) {
     assert_eq!(left, 1, "nothing was committed");
     // What is not cut is not touched, in a session that the server was told to end before.
     let mut session = client.start_session().await.expect("starts");
-    transact(&posts, &mut session).await;
+    session.start_transaction().await.expect("starts");
+    write(&posts, &mut session).await;
+    session.commit_transaction().await.expect("commits");
     drop(session);
     assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 2);
     assert_eq!(connections.now().dropped, 0);
@@ -170,44 +191,98 @@ async fn given_up_commit(url: &str) {
     assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 1);
 }
 
-/// What it is told to end costs a command: not for what is over, or what the driver rolls back.
+/// The names of the commands that were sent, and a word when there is another.
+#[derive(Clone, Default)]
+struct Sent(Arc<(Mutex<Vec<String>>, Notify)>);
+
+impl Sent {
+    fn handler(&self) -> EventHandler<CommandEvent> {
+        let sent = Arc::clone(&self.0);
+        EventHandler::callback(move |event| {
+            if let CommandEvent::Started(event) = event {
+                sent.0.lock().expect("no panic").push(event.command_name);
+                sent.1.notify_one();
+            }
+        })
+    }
+
+    fn count(&self, name: &str) -> usize {
+        let names = self.0.0.lock().expect("no panic");
+        names.iter().filter(|it| *it == name).count()
+    }
+
+    /// Waits for so many of this name.
+    async fn wait(&self, name: &str, count: usize) {
+        while self.count(name) < count {
+            self.0.1.notified().await;
+        }
+    }
+}
+
+/// A client that tells what it sends, and an empty collection.
+async fn observed(url: &str, name: &'static str) -> (Client, Collection<Document>, Sent) {
+    let sent = Sent::default();
+    let mut options = options(url, &Connections::default()).await;
+    options.app_name = Some(name.to_owned());
+    options.command_event_handler = Some(sent.handler());
+    let client = Client::with_options(options).expect("good options");
+    client.database(name).drop().await.expect("drops");
+    let posts = client.database(name).collection::<Document>("posts");
+    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    (client, posts, sent)
+}
+
+/// What the server is told to end costs a command: not for what is over.
 async fn only_where_needed(url: &str) {
     const NAME: &str = "only_where_needed";
-    let names = Arc::<Mutex<Vec<String>>>::default();
-    let seen = Arc::clone(&names);
-    let mut options = options(url, &Connections::default()).await;
-    options.app_name = Some(NAME.to_owned());
-    options.command_event_handler = Some(EventHandler::callback(move |event| {
-        if let CommandEvent::Started(event) = event {
-            seen.lock().expect("no panic").push(event.command_name);
-        }
-    }));
-    let client = Client::with_options(options).expect("good options");
-    client.database(NAME).drop().await.expect("drops");
-    let posts = client.database(NAME).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let (client, posts, sent) = observed(url, NAME).await;
     let start = async || client.start_session().await.expect("starts");
-    let sent = |name: &str| {
-        let names = names.lock().expect("no panic");
-        names.iter().filter(|it| *it == name).count()
-    };
 
     drop(start().await);
 
-    let mut in_progress = start().await;
-    in_progress.start_transaction().await.expect("starts");
-    posts.find_one(doc! {}).session(&mut in_progress).await.expect("finds");
-    drop(in_progress);
+    let mut unused = start().await;
+    unused.commit_transaction().await.expect_err("there is none");
+    drop(unused);
+
+    let mut rolled_back = start().await;
+    rolled_back.start_transaction().await.expect("starts");
+    posts.find_one(doc! {}).session(&mut rolled_back).await.expect("finds");
+    rolled_back.abort_transaction().await.expect("rolls back");
+    rolled_back.abort_transaction().await.expect_err("is over");
+    drop(rolled_back);
 
     let cut_later = async {
         let mut session = start().await;
         session.start_transaction().await.expect("starts");
         posts.find_one(doc! {}).session(&mut session).await.expect("finds");
         session.commit_transaction().await.expect("commits");
+        posts.find_one(doc! {}).session(&mut session).await.expect("finds");
         std::future::pending::<()>().await;
     };
-    let budget = Budget::new().total_time(CUT_AFTER);
+    // With the third.
+    let budget = Budget::new().queries(Limit::hard(2));
     cut_later.budgeted("task", budget).await.expect_err("is cut");
+
+    let mut done = start().await;
+    let find =
+        async |session: &mut mongodb::ClientSession| posts.find_one(doc! {}).session(session).await;
+    done.start_transaction().and_run2(find).await.expect("commits");
+    drop(done);
+
+    // Waits for what is under way.
+    client.into_inner().shutdown().await;
+    assert_eq!((sent.count("abortTransaction"), sent.count("killSessions")), (1, 0));
+}
+
+/// Where it is given up, and dropped where no runtime is.
+async fn given_up_half_way(url: &str) {
+    const NAME: &str = "given_up_half_way";
+    let (client, posts, sent) = observed(url, NAME).await;
+    let admin = admin(url).await;
+    let start = async || client.start_session().await.expect("starts");
+    let elsewhere = |session: ClientSession| {
+        thread::spawn(move || drop(session)).join().expect("does not panic");
+    };
 
     let mut refused = start().await;
     let refuse = async |session: &mut mongodb::ClientSession| {
@@ -215,30 +290,52 @@ async fn only_where_needed(url: &str) {
         Err::<(), _>(Error::custom("refused"))
     };
     refused.start_transaction().and_run2(refuse).await.expect_err("refuses");
-    drop(refused);
-
-    let admin = admin(url).await;
+    elsewhere(refused);
+    sent.wait("killSessions", 1).await;
     none_is_open(&admin, NAME).await;
-    assert_eq!((sent("abortTransaction"), sent("killSessions")), (2, 0));
 
-    // Given up by a timeout of the work's own, and dropped where no runtime is.
-    let mut given_up = start().await;
-    let insert = async |session: &mut mongodb::ClientSession| {
-        posts.insert_one(doc! { "_id": 1 }).session(session).await.map(drop)
-    };
-    let fail = doc! {
+    let mut in_progress = start().await;
+    in_progress.start_transaction().await.expect("starts");
+    posts.find_one(doc! {}).session(&mut in_progress).await.expect("finds");
+    elsewhere(in_progress);
+    sent.wait("killSessions", 2).await;
+    none_is_open(&admin, NAME).await;
+
+    // Its commit, in the driver; and another one after it, of which the server never hears.
+    let slow_commit = doc! {
         "configureFailPoint": "failCommand",
         "mode": { "times": 1 },
         "data": {
             "failCommands": ["commitTransaction"],
-            "blockConnection": true, "blockTimeMS": 1_000, "appName": NAME,
+            "blockConnection": true, "blockTimeMS": 20_000, "appName": NAME,
         },
     };
-    admin.run_command(fail).await.expect("enableTestCommands is set");
-    let transaction = given_up.start_transaction().and_run2(insert);
-    timeout(CUT_AFTER, transaction).await.expect_err("takes too long");
-    thread::spawn(move || drop(given_up)).join().expect("does not panic");
+    admin.run_command(slow_commit).await.expect("enableTestCommands is set");
+    let mut committing = start().await;
+    let insert = async |session: &mut mongodb::ClientSession| {
+        posts.insert_one(doc! { "_id": 1 }).session(session).await.map(drop)
+    };
+    tokio::select! {
+        result = committing.start_transaction().and_run2(insert) => panic!("{result:?}"),
+        () = sent.wait("commitTransaction", 1) => {}
+    }
+    committing.start_transaction().await.expect("starts");
+    committing.abort_transaction().await.expect("sends nothing");
+    elsewhere(committing);
+    sent.wait("killSessions", 3).await;
+    none_is_open(&admin, NAME).await;
+
+    // Its first command, after which the driver thinks that nothing has begun.
+    let mut beginning = start().await;
+    let finds = sent.count("find");
+    beginning.start_transaction().await.expect("starts");
+    tokio::select! {
+        found = async { posts.find_one(slow(1_000)).session(&mut beginning).await } => panic!("{found:?}"),
+        () = sent.wait("find", finds + 1) => {}
+    }
+    elsewhere(beginning);
+    sent.wait("killSessions", 4).await;
     none_is_open(&admin, NAME).await;
     client.into_inner().shutdown().await;
-    assert_eq!((sent("abortTransaction"), sent("killSessions")), (2, 1));
+    assert_eq!(sent.count("killSessions"), 4);
 }

@@ -1,5 +1,6 @@
 //! A session whose transaction does not stay open on the server when the work is cut.
 
+use std::error::Error;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -21,15 +22,21 @@ use crate::report::fields::HEALTH;
 ///
 /// # Cancellation
 ///
-/// The driver rolls a transaction back whose session is dropped, but not once a commit was begun. It takes it
-/// for begun even if the command was never sent: because all connections were out, or because the work was
-/// cut during the last command before. Such a transaction keeps its locks until the session is used again,
-/// or for the server's limit of [60 seconds].
+/// The driver rolls a transaction back whose session is dropped, but only one of which it knows that it is in
+/// progress. It does not if a commit was begun, even if the command was never sent: because all connections were
+/// out, or because the work was cut during the last command before. Nor if the first command was
+/// dropped half way. Such a transaction keeps its locks until the session is used again, or by default for
+/// [60 seconds].
 ///
-/// So when this session is dropped after a commit that has not succeeded, the server is told to end what is
-/// left (`killSessions`, in a task of its own). That needs no privilege, for one's own sessions. It is a
-/// command in no unit of work, like those that the driver sends by itself.
+/// So when this session is dropped with a transaction that it has begun, and not seen to be committed or
+/// rolled back, the server is told to end what is left: by the driver's `abortTransaction`, where that is sent, and
+/// by one `killSessions`, in a task of its own, so soon but not at once. That needs no privilege, for one's own
+/// sessions. Both are commands in no unit of work, like those that the driver sends by itself.
 ///
+/// * It goes by [`start_transaction`](Self::start_transaction), [`commit_transaction`](Self::commit_transaction)
+///   and [`abort_transaction`](Self::abort_transaction) of this type. A transaction that was begun through a
+///   `&mut mongodb::ClientSession` is not seen; one that was only committed there costs a `killSessions` for
+///   nothing.
 /// * The server cannot be told so where it is asked to be strict about its stable API (`ServerApi`).
 /// * A program that ends at once has to wait for it: [`mongodb::Client::shutdown`] does.
 ///
@@ -52,16 +59,18 @@ use crate::report::fields::HEALTH;
 ///     session.commit_transaction().await
 /// };
 /// let result = work.budgeted("insert", Budget::new().total_time(Duration::from_secs(1))).await;
-/// // Cut at whatever point: all of it is there, or nothing, and nothing is locked.
+/// // Cut at whatever point: all of it is there, or nothing, and nothing stays locked.
 /// assert!(result.is_err() || posts.find_one(doc! { "_id": 7 }).await?.is_some());
 /// # Ok(()) }
 /// ```
 pub struct ClientSession {
     /// Taken when it is dropped or taken out.
     inner: Option<mongodb::ClientSession>,
-    /// The end of a transaction was begun and has not succeeded: the driver leaves such a one alone.
-    pub(super) is_unsettled: bool,
-    /// Where the server is told, should it be dropped outside of all runtimes.
+    /// A transaction was begun, and its end has not succeeded.
+    is_open: bool,
+    /// So it was with one before that.
+    was_left_open: bool,
+    /// Where the server is told: that in which it is dropped may end sooner, or there is none.
     runtime: Option<Handle>,
 }
 
@@ -77,22 +86,31 @@ impl ClientSession {
     ///
     /// Returns the error of the driver.
     pub async fn commit_transaction(&mut self) -> Result<()> {
-        self.is_unsettled = true;
         self.deref_mut().commit_transaction().await?;
-        self.is_unsettled = false;
+        self.is_over();
         Ok(())
     }
 
-    /// Rolls the transaction back, as the driver does.
+    /// Rolls the transaction back, as the driver does, which takes it for done also if the command fails.
     ///
     /// # Errors
     ///
     /// Returns the error of the driver.
     pub async fn abort_transaction(&mut self) -> Result<()> {
-        self.is_unsettled = true;
         self.deref_mut().abort_transaction().await?;
-        self.is_unsettled = false;
+        self.is_over();
         Ok(())
+    }
+
+    /// Notes that a transaction is about to be begun.
+    pub(super) fn begins(&mut self) {
+        self.was_left_open |= self.is_open;
+        self.is_open = true;
+    }
+
+    /// Notes that the last transaction is over.
+    pub(super) fn is_over(&mut self) {
+        self.is_open = false;
     }
 
     /// Takes the driver's session out, which is dropped as the driver does it.
@@ -105,7 +123,8 @@ impl ClientSession {
 
 impl From<mongodb::ClientSession> for ClientSession {
     fn from(inner: mongodb::ClientSession) -> Self {
-        Self { inner: Some(inner), is_unsettled: false, runtime: Handle::try_current().ok() }
+        let runtime = Handle::try_current().ok();
+        Self { inner: Some(inner), is_open: false, was_left_open: false, runtime }
     }
 }
 
@@ -134,50 +153,52 @@ const IS_THERE: &str = "a session is there until it is dropped";
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
-        if self.is_unsettled
-            && let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.take())
+        if (self.is_open || self.was_left_open)
+            && let Some(runtime) = self.runtime.take().or_else(|| Handle::try_current().ok())
             && let Some(session) = self.inner.take()
         {
-            // Not here: a timer cannot be made outside of a runtime.
-            drop(runtime.spawn(async { drop(timeout(TIME_TO_END, end(session)).await) }));
+            drop(runtime.spawn(end(session)));
         }
     }
 }
 
-/// After this long the server has ended the transaction by itself.
+/// After this long the server has ended the transaction by itself, unless it is told otherwise.
 const TIME_TO_END: Duration = Duration::from_secs(60);
 
 /// Ends what a session has left on the server.
 ///
 /// The session goes along: once it is dropped the driver gives its id to another.
 async fn end(mut session: mongodb::ClientSession) {
-    // One that is in progress the driver can end; it refuses others without a word to the server.
-    if session.abort_transaction().await.is_ok() {
-        return;
-    }
-    // Sends nothing, but lets go of the connection that the last transaction has for itself behind a load
-    // balancer: else this would wait for another with that one in its hands.
-    drop(session.start_transaction().await);
-    let kill = doc! { "killSessions": [session.id()] };
-    let admin = session.client().database("admin");
-    if admin.run_command(kill.clone()).await.is_ok() {
-        return;
-    }
-    // The driver does not do this command again by itself.
-    if let Err(error) = admin.run_command(kill).await {
-        say_that_it_stays_open(&error);
+    let killed = timeout(TIME_TO_END, async {
+        // What is in progress the driver ends as usual; of others it says not a word to the server.
+        drop(session.abort_transaction().await);
+        // Sends nothing, but lets go of the connection that the last transaction has for itself behind a load
+        // balancer: else this would wait for another with that one in its hands.
+        drop(session.start_transaction().await);
+        let kill = doc! { "killSessions": [session.id()] };
+        let admin = session.client().database("admin");
+        match admin.run_command(kill.clone()).await {
+            Ok(_) => Ok(()),
+            // The driver does not send this one again by itself.
+            Err(_) => admin.run_command(kill).await.map(drop),
+        }
+    });
+    match killed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => say_that_it_may_stay_open(&error),
+        Err(elapsed) => say_that_it_may_stay_open(&elapsed),
     }
 }
 
 #[cold]
-fn say_that_it_stays_open(error: &mongodb::error::Error) {
+fn say_that_it_may_stay_open(error: &(dyn Error + 'static)) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Relaxed) {
         tracing::warn!(
             target: HEALTH,
-            %error,
-            "a MongoDB transaction whose commit was given up could not be rolled back: it keeps its locks \
-             until the server ends it",
+            error,
+            "a MongoDB transaction that was given up could not be ended: it keeps its locks until the server \
+             does that by itself",
         );
     }
 }

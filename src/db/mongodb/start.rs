@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mongodb::action;
 use mongodb::bson::Timestamp;
-use mongodb::error::{Error, Result, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::error::Result;
 use mongodb::options::{
     ReadConcern, SelectionCriteria, SessionOptions, TransactionOptions, WriteConcern,
 };
@@ -120,11 +120,12 @@ impl<'a> StartTransaction<'a> {
     where
         F: for<'b> FnMut(&'b mut mongodb::ClientSession, &'b mut C) -> BoxFuture<'b, Result<R>>,
     {
-        self.session.is_unsettled = true;
+        self.session.begins();
         let start = self.session.deref_mut().start_transaction().with_options(self.options);
-        let result = start.and_run(context, callback).await;
-        self.session.is_unsettled = result.as_ref().is_err_and(leaves_it_open);
-        result
+        let result = start.and_run(context, callback).await?;
+        // After an error it may be rolled back, or not: that cannot be told.
+        self.session.is_over();
+        Ok(result)
     }
 
     /// As [`and_run`](Self::and_run), with an async closure.
@@ -136,17 +137,12 @@ impl<'a> StartTransaction<'a> {
     where
         F: for<'b> AsyncFnMut(&'b mut mongodb::ClientSession) -> Result<R>,
     {
-        self.session.is_unsettled = true;
+        self.session.begins();
         let start = self.session.deref_mut().start_transaction().with_options(self.options);
-        let result = start.and_run2(callback).await;
-        self.session.is_unsettled = result.as_ref().is_err_and(leaves_it_open);
-        result
+        let result = start.and_run2(callback).await?;
+        self.session.is_over();
+        Ok(result)
     }
-}
-
-/// Whether it is that of a commit of which nothing is known; after others the driver has rolled it back.
-fn leaves_it_open(error: &Error) -> bool {
-    error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
 }
 
 impl<'a> IntoFuture for StartTransaction<'a> {
@@ -155,6 +151,7 @@ impl<'a> IntoFuture for StartTransaction<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async {
+            self.session.begins();
             let session = self.session.deref_mut();
             session.start_transaction().with_options(self.options).await
         })
