@@ -37,8 +37,8 @@
 //! * **rows**: documents in the replies, with [`Detail::Commands`] only.
 //! * **transactions**: begun by their first command, with [`Detail::Commands`] only.
 //!
-//! Not counted: connection set-up, monitoring, and the `killCursors` that the driver sends by itself,
-//! from a task of its own, when a cursor is dropped. Behind a load balancer one connection serves all
+//! Not counted: connection set-up, monitoring, and what is sent from tasks of its own when a cursor or a
+//! session is dropped (`killCursors`, `abortTransaction`, `killSessions`). Behind a load balancer one connection serves all
 //! commands of a cursor, or of a transaction, so these count as one, and go on to their end if the work
 //! is cut.
 
@@ -56,8 +56,9 @@
 //! * Make the client before the first request: what was begun before there was one is dropped at once.
 //! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
 //! * A handler that runs commands side by side goes on for as long as any is under way.
-//! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]. One of the driver's
-//!   own may stay open on the server for a while: see [`ClientSession`].
+//! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]; or committed, if its
+//!   commit was under way, or on its way before the cut was seen. One of the driver's own sessions may
+//!   stay open on the server for a while: see [`ClientSession`].
 //!
 //! A budgeted task that is *dropped* (aborted, or lost to a `select!`) cannot be kept: wait for it.
 //! Likewise, [`external`](crate::ExternalExt::external) and `tokio::time::timeout` around a call of the
