@@ -5,11 +5,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::recording::Recorded;
 use super::table::Key;
+use super::waiter::Waiter;
 use crate::memory;
 use crate::time::{Instant, nanos};
 
@@ -27,7 +28,7 @@ pub(super) struct InFlight {
     polled: AtomicU64,
     own: Mutex<Vec<Command>>,
     /// What waits until none would be dropped with the work.
-    waiter: Mutex<Option<Waker>>,
+    waiter: Waiter,
     is_awaited: AtomicBool,
 }
 
@@ -65,7 +66,7 @@ impl InFlight {
     }
 
     /// What waits until none would be dropped with the work.
-    pub(super) fn into_waiter(self) -> Mutex<Option<Waker>> {
+    pub(super) fn into_waiter(self) -> Waiter {
         self.waiter
     }
 
@@ -118,8 +119,7 @@ impl InFlight {
     pub(super) fn let_go(&self) {
         // Sequentially consistent with `poll_none_held`: one of the two sees what the other has stored.
         if self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
-            let waiter = lock(&self.waiter).take();
-            waiter.into_iter().for_each(Waker::wake);
+            self.waiter.wake();
         }
     }
 
@@ -132,9 +132,7 @@ impl InFlight {
     /// Whether none would be dropped with the work; if any would, the task will be woken when none is.
     pub(super) fn poll_none_held(&self, cx: &Context<'_>) -> Poll<()> {
         if self.held.load(SeqCst) > 0 {
-            let before = lock(&self.waiter).replace(cx.waker().clone());
-            // Not under the lock: the last waker of a task takes the task with it.
-            drop(before);
+            self.waiter.set(cx);
             self.is_awaited.store(true, SeqCst);
         }
         if self.held.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
@@ -181,7 +179,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::task::Wake;
+    use std::task::{Wake, Waker};
 
     use super::*;
     use crate::budget::Budget;

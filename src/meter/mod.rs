@@ -9,11 +9,12 @@ mod in_flight;
 mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
+mod waiter;
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tracing::Span;
@@ -280,9 +281,7 @@ impl Meter {
     /// will be woken by one that comes up elsewhere.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.is_shared() {
-            let before = self.rare().waker().replace(cx.waker().clone());
-            // Not under the lock: the last waker of a task may take parts of this work with it.
-            drop(before);
+            self.rare().waiter.set(cx);
         }
         self.cut()
     }
@@ -297,8 +296,7 @@ impl Meter {
         if self.is_shared()
             && let Some(rare) = self.rare.get()
         {
-            let waker = rare.waker().take();
-            waker.into_iter().for_each(Waker::wake);
+            rare.waiter.wake();
         }
     }
 

@@ -1,14 +1,14 @@
 //! What most units of work never have.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use super::Origin;
 #[cfg(feature = "mongodb")]
 use super::in_flight::InFlight;
 use super::table::Table;
+use super::waiter::Waiter;
 use crate::error::Cut;
 
 /// Made when the first of it is needed: the account of most work is so much smaller.
@@ -16,8 +16,8 @@ use crate::error::Cut;
 pub(super) struct Rare {
     /// The crossing of a hard limit that ends the work.
     pub(super) cut: OnceLock<Cut>,
-    /// Wakes the work.
-    waker: Mutex<Option<Waker>>,
+    /// The work itself, which waits for a cut that comes up elsewhere.
+    pub(super) waiter: Waiter,
     pub(super) externals: Table,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
@@ -35,16 +35,11 @@ impl Rare {
         Self { origin, ..Self::default() }
     }
 
-    pub(super) fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        // No access panics half way, so a poisoned one is whole.
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Drops what was made here; leaves what was made by others.
     pub(super) fn without_ours(self) -> impl Sized {
         #[cfg(feature = "mongodb")]
-        return (self.waker, self.origin, self.commands.into_waiter());
+        return (self.waiter, self.origin, self.commands.into_waiter());
         #[cfg(not(feature = "mongodb"))]
-        (self.waker, self.origin)
+        (self.waiter, self.origin)
     }
 }
