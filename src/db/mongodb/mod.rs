@@ -38,9 +38,9 @@
 //! * **transactions**: begun by their first command, with [`Detail::Commands`] only.
 //!
 //! Not counted: connection set-up, monitoring, and what is sent from tasks of its own when a cursor or a
-//! session is dropped (`killCursors`, `abortTransaction`, `killSessions`). Behind a load balancer one connection serves all
-//! commands of a cursor, or of a transaction, so these count as one, and go on to their end if the work
-//! is cut.
+//! session is dropped (`killCursors`, `abortTransaction`, `killSessions`). Behind a load balancer one
+//! connection serves all commands of a cursor, or of a transaction, so these count as one, and go on to
+//! their end if the work is cut.
 
 //! # Cancellation
 //!

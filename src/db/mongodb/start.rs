@@ -110,19 +110,23 @@ impl<'a> StartTransaction<'a> {
         self
     }
 
+    /// The driver's, of which the session knows from now on.
+    fn begin(&mut self) -> action::StartTransaction<&mut mongodb::ClientSession> {
+        self.session.begins();
+        self.session.deref_mut().start_transaction().with_options(self.options.take())
+    }
+
     /// Runs this in a transaction and commits it, or rolls it back; again where that may help, as the driver
     /// does.
     ///
     /// # Errors
     ///
     /// Returns the error of the driver, or that of the callback.
-    pub async fn and_run<R, C, F>(self, context: C, callback: F) -> Result<R>
+    pub async fn and_run<R, C, F>(mut self, context: C, callback: F) -> Result<R>
     where
         F: for<'b> FnMut(&'b mut mongodb::ClientSession, &'b mut C) -> BoxFuture<'b, Result<R>>,
     {
-        self.session.begins();
-        let start = self.session.deref_mut().start_transaction().with_options(self.options);
-        let result = start.and_run(context, callback).await?;
+        let result = self.begin().and_run(context, callback).await?;
         // After an error it may be rolled back, or not: that cannot be told.
         self.session.is_over();
         Ok(result)
@@ -133,13 +137,11 @@ impl<'a> StartTransaction<'a> {
     /// # Errors
     ///
     /// Returns the error of the driver, or that of the callback.
-    pub async fn and_run2<R, F>(self, callback: F) -> Result<R>
+    pub async fn and_run2<R, F>(mut self, callback: F) -> Result<R>
     where
         F: for<'b> AsyncFnMut(&'b mut mongodb::ClientSession) -> Result<R>,
     {
-        self.session.begins();
-        let start = self.session.deref_mut().start_transaction().with_options(self.options);
-        let result = start.and_run2(callback).await?;
+        let result = self.begin().and_run2(callback).await?;
         self.session.is_over();
         Ok(result)
     }
@@ -149,11 +151,7 @@ impl<'a> IntoFuture for StartTransaction<'a> {
     type Output = Result<()>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async {
-            self.session.begins();
-            let session = self.session.deref_mut();
-            session.start_transaction().with_options(self.options).await
-        })
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move { self.begin().await })
     }
 }
