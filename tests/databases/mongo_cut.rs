@@ -121,12 +121,21 @@ async fn posts(
     database: &str,
     count: i32,
 ) -> Collection<Document> {
-    let client = Client::with_options(options(url, connections).await).expect("good options");
+    client_and_posts(options(url, connections).await, database, count).await.1
+}
+
+/// The same with these options, and the client.
+pub(crate) async fn client_and_posts(
+    options: ClientOptions,
+    database: &str,
+    count: i32,
+) -> (Client, Collection<Document>) {
+    let client = Client::with_options(options).expect("good options");
     let database = client.database(database);
     database.drop().await.expect("drops");
     let posts = database.collection("posts");
     posts.insert_many((0..count).map(|n| doc! { "_id": n })).await.expect("inserts");
-    posts
+    (client, posts)
 }
 
 /// Takes so long for each document that it looks at.

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::mongo_cut::{CUT_AFTER, Connections, options, slow};
+use crate::mongo_cut::{CUT_AFTER, Connections, client_and_posts, options, slow};
 use crate::{Suite, with_runtime};
 
 pub(crate) fn tests(suite: &mut Suite) {
@@ -73,15 +73,20 @@ async fn cut_transaction(url: &str) {
         posts.insert_one(doc! { "_id": 1 }).session(&mut *session).await.expect("inserts");
         posts.find_one(doc! {}).session(&mut *session).await.expect("finds");
     }
+    /// Notes how often the commit is reached.
+    async fn transact(client: &Client, posts: &Collection<Document>, commits: &AtomicU32) {
+        let mut session = client.start_session().await.expect("starts");
+        session.start_transaction().await.expect("starts");
+        write(posts, &mut session).await;
+        commits.fetch_add(1, Relaxed);
+        session.commit_transaction().await.expect("commits");
+    }
 
     let admin = admin(url).await;
     let connections = Connections::default();
     let mut options = options(url, &connections).await;
     options.app_name = Some(NAME.to_owned());
-    let client = Client::with_options(options).expect("good options");
-    client.database(NAME).drop().await.expect("drops");
-    let posts = client.database(NAME).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let (client, posts) = client_and_posts(options, NAME, 1).await;
     let cut = || Budget::new().queries(Limit::hard(1));
     let commits = Arc::new(AtomicU32::new(0));
     let reached = |so_far| assert_eq!(commits.load(Relaxed), so_far, "the commit was begun");
@@ -104,13 +109,7 @@ async fn cut_transaction(url: &str) {
     admin.run_command(kill).await.expect("ends it");
     none_is_open(&admin, NAME).await;
 
-    let task = async {
-        let mut session = client.start_session().await.expect("starts");
-        session.start_transaction().await.expect("starts");
-        write(&posts, &mut session).await;
-        commits.fetch_add(1, Relaxed);
-        session.commit_transaction().await.expect("commits");
-    };
+    let task = transact(&client, &posts, &commits);
     task.budgeted("task", cut()).await.expect_err("is cut");
     reached(2);
     none_is_open(&admin, NAME).await;
@@ -129,17 +128,12 @@ async fn cut_transaction(url: &str) {
     reached(3);
     none_is_open(&admin, NAME).await;
 
-    let (client, there, counted) = (client.clone(), posts.clone(), Arc::clone(&commits));
-    let again = client.clone();
+    let (again, there, counted) = (client.clone(), posts.clone(), Arc::clone(&commits));
     let layer = BudgetLayer::new(cut());
     let service = layer.layer(service_fn(move |_: Request<()>| {
         let (client, posts, commits) = (again.clone(), there.clone(), Arc::clone(&counted));
         async move {
-            let mut session = client.start_session().await.expect("starts");
-            session.start_transaction().await.expect("starts");
-            write(&posts, &mut session).await;
-            commits.fetch_add(1, Relaxed);
-            session.commit_transaction().await.expect("commits");
+            transact(&client, &posts, &commits).await;
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     }));
@@ -155,11 +149,7 @@ async fn cut_transaction(url: &str) {
     let left = posts.count_documents(doc! {}).await.expect("counts");
     assert_eq!(left, 1, "nothing was committed");
     // What is not cut is not touched, in a session that the server was told to end before.
-    let mut session = client.start_session().await.expect("starts");
-    session.start_transaction().await.expect("starts");
-    write(&posts, &mut session).await;
-    session.commit_transaction().await.expect("commits");
-    drop(session);
+    transact(&client, &posts, &commits).await;
     assert_eq!(posts.count_documents(doc! {}).await.expect("counts"), 2);
     assert_eq!(connections.now().dropped, 0);
 }
@@ -171,10 +161,7 @@ async fn given_up_commit(url: &str) {
     let mut options = options(url, &Connections::default()).await;
     options.max_pool_size = Some(1);
     options.app_name = Some(NAME.to_owned());
-    let client = Client::with_options(options).expect("good options");
-    client.database(NAME).drop().await.expect("drops");
-    let posts = client.database(NAME).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let (client, posts) = client_and_posts(options, NAME, 1).await;
 
     let mut session = client.start_session().await.expect("starts");
     session.start_transaction().await.expect("starts");
@@ -219,16 +206,13 @@ impl Sent {
     }
 }
 
-/// A client that tells what it sends, and an empty collection.
+/// A client that tells what it sends, and a collection of one document.
 async fn observed(url: &str, name: &'static str) -> (Client, Collection<Document>, Sent) {
     let sent = Sent::default();
     let mut options = options(url, &Connections::default()).await;
     options.app_name = Some(name.to_owned());
     options.command_event_handler = Some(sent.handler());
-    let client = Client::with_options(options).expect("good options");
-    client.database(name).drop().await.expect("drops");
-    let posts = client.database(name).collection::<Document>("posts");
-    posts.insert_one(doc! { "_id": 0 }).await.expect("inserts");
+    let (client, posts) = client_and_posts(options, name, 1).await;
     (client, posts, sent)
 }
 
