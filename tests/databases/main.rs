@@ -6,6 +6,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
 mod bypass;
+mod clean;
 mod cut;
 mod jobs;
 mod mariadb;
@@ -30,6 +31,7 @@ fn main() {
     mongo_cut::tests(&mut suite);
     mongo_session::tests(&mut suite);
     bypass::tests(&mut suite);
+    clean::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
     testing::tests(&mut suite);
@@ -45,6 +47,16 @@ struct Suite {
 }
 
 impl Suite {
+    /// The tests that need none, beside those on servers that they are alike.
+    fn without_server(&mut self, tests: &[(&str, fn())]) {
+        for &(name, test) in tests {
+            self.trials.push(Trial::test(name, move || {
+                test();
+                Ok(())
+            }));
+        }
+    }
+
     /// The tests that need the server which this variable names.
     fn with_server(&mut self, variable: &'static str, tests: &[(&str, Test)]) {
         let url = env::var(variable).ok();

@@ -1,12 +1,18 @@
 //! Instrumented connections.
 
 use std::fmt;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 
 use sqlx::{Connection as _, Database, SqlSafeStr};
 
+use super::changes::Changes;
+use super::clean;
+use super::control::{Sent, queue, send};
 use super::execution::uncounted;
+use super::kind::Kind;
 use super::transaction::Transaction;
+use crate::{memory, scope};
 
 /// A connection whose statements are counted, of a pool or by itself.
 ///
@@ -16,6 +22,30 @@ pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
     was_interrupted: bool,
+    kind: Kind,
+    changes: Changes,
+    transactions: Transactions,
+}
+
+/// What is known of the transactions of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    /// How many of ours are open: one, and the savepoints in it.
+    pub(super) open: u32,
+    pub(super) state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The server is where the driver believes it is.
+    #[default]
+    InStep,
+    /// A `BEGIN` was dropped midway: a transaction may be open, and is to be rolled back.
+    Stray,
+    /// The open transaction has been rolled back, with all that it consists of.
+    Lost,
+    /// A savepoint was dropped midway of which nobody knows whether it is there: only closing helps.
+    Broken,
 }
 
 enum Raw<DB: Database> {
@@ -27,11 +57,17 @@ impl<DB: Database> Connection<DB> {
     /// Counts the statements of a connection that belongs to no pool.
     pub fn new(raw: DB::Connection) -> Self {
         crate::report::unmeasured::statements_are_metered();
-        Self::from_raw(Raw::Single(Box::new(raw)))
+        Self::from_raw(Raw::Single(Box::new(raw)), Kind::of_single::<DB>())
     }
 
-    fn from_raw(raw: Raw<DB>) -> Self {
-        Self { raw: Some(raw), was_interrupted: false }
+    fn from_raw(raw: Raw<DB>, kind: Kind) -> Self {
+        Self {
+            raw: Some(raw),
+            was_interrupted: false,
+            kind,
+            changes: Changes::default(),
+            transactions: Transactions::default(),
+        }
     }
 
     /// sqlx's own connection.
@@ -39,7 +75,60 @@ impl<DB: Database> Connection<DB> {
     /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's
     /// own type: migrations, `COPY`, hooks of a driver.
     pub fn unmetered(&mut self) -> &mut DB::Connection {
+        // What is done to it is not seen.
+        self.changes.is_lasting = true;
         self.parts().0
+    }
+
+    /// Makes sure that a statement executed now is in the transaction that it is meant for, or in none.
+    pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
+        match self.transactions.state {
+            State::InStep => Ok(()),
+            State::Stray => self.roll_back_stray().await,
+            State::Lost | State::Broken => Err(lost()),
+        }
+    }
+
+    /// Whether there is nothing to [`settle`](Self::settle).
+    pub(super) fn is_settled(&self) -> bool {
+        self.transactions.state == State::InStep
+    }
+
+    #[cold]
+    async fn roll_back_stray(&mut self) -> sqlx::Result<()> {
+        let (raw, was_interrupted) = self.parts();
+        let sent = uncounted(send::<DB>(raw, "ROLLBACK"), was_interrupted).await;
+        self.transactions.state = match &sent {
+            // Refused where there was none.
+            Sent::Outside | Sent::Refused(_) => State::InStep,
+            Sent::InTransaction | Sent::Failed(_) => State::Broken,
+        };
+        match sent {
+            Sent::Outside | Sent::Refused(_) => Ok(()),
+            Sent::InTransaction => Err(lost()),
+            Sent::Failed(error) => Err(error),
+        }
+    }
+
+    /// Notes that a transaction, which is the outermost, has been dropped midway in its beginning.
+    pub(super) fn has_strayed(&mut self) {
+        match self.kind {
+            // Its thread rolls back by itself what nobody has waited for.
+            Kind::SqliteFile | Kind::SqliteMemory => {}
+            Kind::Postgres => queue::<DB>(self.parts().0, "ROLLBACK"),
+            Kind::MySql | Kind::Other => self.transactions.state = State::Stray,
+        }
+    }
+
+    /// What is known of the transactions, and which database it is.
+    pub(super) fn transactions(&mut self) -> (&mut Transactions, Kind) {
+        (&mut self.transactions, self.kind)
+    }
+
+    /// Notes what a statement that is about to be executed may change in the session.
+    #[inline]
+    pub(super) fn note(&mut self, text: &str, may_be_batch: bool) {
+        self.changes.note(self.kind, text, may_be_batch);
     }
 
     /// The driver's connection, and where to note that a statement on it was interrupted.
@@ -98,17 +187,24 @@ impl<DB: Database> Connection<DB> {
 
 impl<DB: Database> Drop for Connection<DB> {
     fn drop(&mut self) {
-        // On its way back to the pool it would wait for the statement that nobody waits for any more,
-        // and hold its place for as long. Without it the pool has room at once; the server rolls back
-        // what was open. SQLite's statement runs in this very process, and stops by itself when nobody
-        // takes its rows; to close its connection can mean to lose the database, if that is in memory.
-        if self.was_interrupted
-            && matches!(DB::NAME, "PostgreSQL" | "MySQL")
-            && let Some(Raw::Pooled(raw)) = self.raw.take()
-        {
-            drop(raw.detach());
+        let Some(Raw::Pooled(raw)) = self.raw.take() else { return };
+        let is_abandoned = || scope::current().is_some_and(|meter| meter.is_abandoned());
+        if self.transactions.state == State::Broken {
+            clean::close(raw);
+        } else if self.was_interrupted || !self.is_settled() || is_abandoned() {
+            clean::give_back(raw, self.kind, mem::take(&mut self.changes));
+        } else {
+            // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory.
+            memory::aside(|| drop(raw));
         }
     }
+}
+
+/// What the owner of a transaction is told that is not there any more.
+#[cold]
+pub(super) fn lost() -> sqlx::Error {
+    let reason = "the transaction was rolled back, because a savepoint in it was dropped midway";
+    sqlx::Error::Protocol(reason.to_owned())
 }
 
 impl<DB: Database> fmt::Debug for Connection<DB> {
@@ -119,12 +215,13 @@ impl<DB: Database> fmt::Debug for Connection<DB> {
 
 /// A [`Connection`] of a [`Pool`](super::Pool), to which it returns when dropped.
 ///
-/// Unless its unit of work was cut, or dropped, in the middle of a statement: then it is closed.
+/// If its unit of work is cut, or dropped, it is cleaned before, or closed: see the
+/// [module docs](super#cancellation).
 pub struct PoolConnection<DB: Database>(Connection<DB>);
 
 impl<DB: Database> PoolConnection<DB> {
-    pub(super) fn new(raw: sqlx::pool::PoolConnection<DB>) -> Self {
-        Self(Connection::from_raw(Raw::Pooled(raw)))
+    pub(super) fn new(raw: sqlx::pool::PoolConnection<DB>, kind: Kind) -> Self {
+        Self(Connection::from_raw(Raw::Pooled(raw), kind))
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -146,10 +243,14 @@ impl<DB: Database> PoolConnection<DB> {
     /// Takes the connection out of the pool for good.
     #[must_use]
     pub fn detach(mut self) -> Connection<DB> {
-        match self.0.raw.take() {
-            Some(Raw::Pooled(raw)) => Connection::new(raw.detach()),
-            single => Connection { raw: single, was_interrupted: self.0.was_interrupted },
-        }
+        let raw = match self.0.raw.take().expect("whole until it is closed") {
+            Raw::Pooled(raw) => Raw::Single(Box::new(raw.detach())),
+            single @ Raw::Single(_) => single,
+        };
+        crate::report::unmeasured::statements_are_metered();
+        let mut detached = Connection::from_raw(raw, self.0.kind);
+        detached.transactions = mem::take(&mut self.0.transactions);
+        detached
     }
 }
 

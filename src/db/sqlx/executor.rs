@@ -220,6 +220,8 @@ where
         }
         return Ok(total);
     }
+    connection.settle().await?;
+    connection.note(request.text(), false);
     let (connection, was_interrupted) = connection.parts();
     let mut execution = Execution::new(request.start(begun)?, was_interrupted);
     let result = Driver { future: connection.execute(request) }.await;
@@ -255,6 +257,8 @@ where
     DB: Database,
     for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
 {
+    connection.settle().await?;
+    connection.note(request.text(), false);
     let (connection, was_interrupted) = connection.parts();
     let mut execution = Execution::new(request.start(begun)?, was_interrupted);
     let row = Driver { future: connection.fetch_optional(request) }.await;

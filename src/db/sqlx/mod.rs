@@ -94,9 +94,13 @@
 
 mod acquire;
 mod boxed;
+mod changes;
+mod clean;
 mod connection;
+mod control;
 mod execution;
 mod executor;
+mod kind;
 mod pool;
 mod request;
 mod stream;

@@ -5,6 +5,7 @@ use std::fmt;
 use sqlx::{Database, SqlSafeStr};
 
 use super::connection::PoolConnection;
+use super::kind::Kind;
 use super::transaction::Transaction;
 use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
@@ -15,6 +16,7 @@ use crate::report::unmeasured::statements_are_metered;
 /// Made from a [`sqlx::Pool`]; a handle like that one, cheap to clone. See the [module docs](super).
 pub struct Pool<DB: Database> {
     inner: sqlx::Pool<DB>,
+    kind: Kind,
 }
 
 impl<DB: Database> Pool<DB> {
@@ -42,13 +44,13 @@ impl<DB: Database> Pool<DB> {
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
         let wait = ConnectionWait::start();
         let connection = Driver { future: self.inner.acquire() }.await?;
-        Ok((PoolConnection::new(connection), wait.end()))
+        Ok((PoolConnection::new(connection, self.kind), wait.end()))
     }
 
     /// Takes a connection if one is idle.
     #[must_use]
     pub fn try_acquire(&self) -> Option<PoolConnection<DB>> {
-        self.inner.try_acquire().map(PoolConnection::new)
+        Some(PoolConnection::new(self.inner.try_acquire()?, self.kind))
     }
 
     /// Waits for a connection and begins a transaction on it.
@@ -130,13 +132,14 @@ impl<DB: Database> Pool<DB> {
 impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB> {
     fn from(inner: sqlx::Pool<DB>) -> Self {
         statements_are_metered();
-        Self { inner }
+        let kind = Kind::of(&inner);
+        Self { inner, kind }
     }
 }
 
 impl<DB: Database> Clone for Pool<DB> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone() }
+        Self { inner: self.inner.clone(), kind: self.kind }
     }
 }
 

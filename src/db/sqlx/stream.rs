@@ -2,9 +2,10 @@
 
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
+use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::{Database, Either, Executor};
 
@@ -41,6 +42,12 @@ enum State<'e, DB: Database> {
         request: Request<DB>,
         begun: Option<Begun>,
     },
+    /// What was begun on the connection before, and dropped midway, is rolled back first.
+    Settling {
+        settled: BoxFuture<'e, sqlx::Result<&'e mut Connection<DB>>>,
+        request: Request<DB>,
+        begun: Option<Begun>,
+    },
     Running {
         results: BoxStream<'e, sqlx::Result<Step<DB>>>,
         execution: Execution<'e, Option<Query>>,
@@ -70,19 +77,36 @@ where
         Self { state: State::New { connection, request, begun }, rows, kept: 0 }
     }
 
-    fn start(&mut self) -> sqlx::Result<()> {
-        match mem::replace(&mut self.state, State::Done) {
-            State::New { connection, request, begun } => {
-                let query = request.start(begun)?;
-                let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
-                let (connection, was_interrupted) = connection.parts();
-                let execution = Execution::new(query, was_interrupted);
-                let results = connection.fetch_many(request);
-                self.state = State::Running { results, execution, batch };
+    /// Hands the request over to the driver, once the connection is fit for it.
+    fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<sqlx::Result<()>> {
+        loop {
+            match mem::replace(&mut self.state, State::Done) {
+                State::New { connection, request, begun } if connection.is_settled() => {
+                    let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
+                    connection.note(request.text(), batch.is_possible);
+                    let query = request.start(begun)?;
+                    let (connection, was_interrupted) = connection.parts();
+                    let execution = Execution::new(query, was_interrupted);
+                    let results = connection.fetch_many(request);
+                    self.state = State::Running { results, execution, batch };
+                }
+                State::New { connection, request, begun } => {
+                    let settled = async { connection.settle().await.map(|()| connection) };
+                    self.state = State::Settling { settled: Box::pin(settled), request, begun };
+                }
+                State::Settling { mut settled, request, begun } => {
+                    let Poll::Ready(connection) = settled.as_mut().poll(cx) else {
+                        self.state = State::Settling { settled, request, begun };
+                        return Poll::Pending;
+                    };
+                    self.state = State::New { connection: connection?, request, begun };
+                }
+                started => {
+                    self.state = started;
+                    return Poll::Ready(Ok(()));
+                }
             }
-            started => self.state = started,
         }
-        Ok(())
     }
 }
 
@@ -94,8 +118,8 @@ where
     type Item = sqlx::Result<Step<DB>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if matches!(self.state, State::New { .. })
-            && let Err(refused) = self.start()
+        if matches!(self.state, State::New { .. } | State::Settling { .. })
+            && let Err(refused) = ready!(self.poll_start(cx))
         {
             return Poll::Ready(Some(Err(refused)));
         }

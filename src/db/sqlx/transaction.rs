@@ -6,7 +6,8 @@ use std::ops::{Deref, DerefMut};
 use sqlx::{Database, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
-use super::connection::{Connection, PoolConnection};
+use super::connection::{Connection, PoolConnection, State, lost};
+use super::control::{queue, queue_rollbacks};
 use super::execution::Execution;
 use super::refuse;
 use crate::db::TransactionWait;
@@ -17,7 +18,18 @@ use crate::db::driver::Driver;
 /// Statements run on `&mut *tx`; [`tx.begin()`](Connection::begin) makes a savepoint.
 pub struct Transaction<'c, DB: Database> {
     connection: Held<'c, DB>,
-    is_open: bool,
+    stage: Stage,
+}
+
+/// How far a transaction is, and so what is to be done when it is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The driver works on its `BEGIN`, before which so many were open.
+    Beginning(usize),
+    Open,
+    /// The driver works on its `COMMIT`.
+    Committing,
+    Over,
 }
 
 enum Held<'c, DB: Database> {
@@ -33,16 +45,35 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         Self::begin_on(Held::Borrowed(connection), statement).await
     }
 
-    async fn begin_on(connection: Held<'c, DB>, statement: Option<SqlStr>) -> sqlx::Result<Self> {
+    async fn begin_on(
+        mut connection: Held<'c, DB>,
+        statement: Option<SqlStr>,
+    ) -> sqlx::Result<Self> {
+        let held = connection.get_mut();
+        if statement.is_some() && held.transactions().0.open > 0 {
+            return Err(sqlx::Error::InvalidSavePointStatement);
+        }
+        held.settle().await?;
         let wait = TransactionWait::begin().map_err(refuse)?;
-        // Open from here on: a `BEGIN` that fails or is cancelled may have reached the server.
-        let mut transaction = Self { connection, is_open: true };
+        let depth = DB::TransactionManager::get_transaction_depth(held.parts().0);
+        held.transactions().0.open += 1;
+        let mut transaction = Self { connection, stage: Stage::Beginning(depth) };
         let (raw, was_interrupted) = transaction.parts();
         let mut execution = Execution::new(wait, was_interrupted);
         let begun = Driver { future: DB::TransactionManager::begin(raw, statement) }.await;
         execution.is_over();
         drop(execution);
-        begun.map(|()| transaction)
+        match begun {
+            Ok(()) => {
+                transaction.stage = Stage::Open;
+                Ok(transaction)
+            }
+            Err(error) => {
+                transaction.stage = Stage::Over;
+                transaction.look_whether_lost(depth);
+                Err(error)
+            }
+        }
     }
 
     /// Makes the changes last.
@@ -50,15 +81,20 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     /// # Errors
     ///
     /// Returns the error of the driver. Where a hard limit has refused something to the unit of work it
-    /// is an [`sqlx::Error::Io`], and the changes are undone: some of them are missing.
+    /// is an [`sqlx::Error::Io`], and the changes are undone: some of them are missing. Where a savepoint in
+    /// it was dropped midway, so that they are undone already, it is an [`sqlx::Error::Protocol`].
     pub async fn commit(mut self) -> sqlx::Result<()> {
         TransactionWait::may_commit().map_err(refuse)?;
+        if matches!(self.transactions().0.state, State::Lost | State::Broken) {
+            return Err(lost());
+        }
+        self.stage = Stage::Committing;
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
         let committed = Driver { future: DB::TransactionManager::commit(raw) }.await;
         execution.is_over();
         drop(execution);
-        self.is_open = committed.is_err();
+        self.stage = if committed.is_ok() { Stage::Over } else { Stage::Open };
         committed
     }
 
@@ -68,12 +104,17 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// Returns the error of the driver.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
+        if matches!(self.transactions().0.state, State::Lost | State::Broken) {
+            return Ok(());
+        }
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
         let rolled_back = Driver { future: DB::TransactionManager::rollback(raw) }.await;
         execution.is_over();
         drop(execution);
-        self.is_open = rolled_back.is_err();
+        if rolled_back.is_ok() {
+            self.stage = Stage::Over;
+        }
         rolled_back
     }
 }
@@ -87,10 +128,60 @@ impl<DB: Database> Transaction<'static, DB> {
     }
 }
 
+impl<DB: Database> Transaction<'_, DB> {
+    /// Notes that all is lost if the driver has rolled back more than the savepoint that was not made.
+    ///
+    /// PostgreSQL's does: what it rolls back when its `begin` is dropped, or fails, is the innermost
+    /// transaction that is open, and that is the one around.
+    fn look_whether_lost(&mut self, depth: usize) {
+        let (raw, _) = self.parts();
+        if DB::TransactionManager::get_transaction_depth(raw) < depth {
+            queue_rollbacks::<DB>(raw);
+            // Whatever gets past us until the transaction is dropped does not last either.
+            queue::<DB>(raw, "BEGIN");
+            self.transactions().0.state = State::Lost;
+        }
+    }
+
+    /// Ends the outermost transaction, which is not there any more.
+    fn end_lost(&mut self) {
+        let (raw, _) = self.parts();
+        if DB::TransactionManager::get_transaction_depth(raw) > 0 {
+            queue_rollbacks::<DB>(raw);
+        } else {
+            queue::<DB>(raw, "ROLLBACK");
+        }
+        self.transactions().0.state = State::InStep;
+    }
+}
+
 impl<DB: Database> Drop for Transaction<'_, DB> {
     fn drop(&mut self) {
-        if self.is_open {
-            DB::TransactionManager::start_rollback(self.unmetered());
+        let (transactions, kind) = self.transactions();
+        transactions.open = transactions.open.saturating_sub(1);
+        let (is_outermost, state) = (transactions.open == 0, transactions.state);
+        match (state, self.stage) {
+            (State::Lost, _) if is_outermost => self.end_lost(),
+            (State::Lost | State::Broken, _) | (_, Stage::Over) => {}
+            (_, Stage::Beginning(0)) => self.has_strayed(),
+            // MySQL keeps a savepoint that nobody uses, SQLite's thread rolls it back by itself.
+            (_, Stage::Beginning(depth)) => self.look_whether_lost(depth),
+            // It may be released, so that a rollback to it would fail; SQLite's thread knows.
+            (_, Stage::Committing) if !is_outermost && !kind.is_sqlite() => {
+                self.transactions().0.state = State::Broken;
+            }
+            (_, Stage::Open | Stage::Committing) => {
+                DB::TransactionManager::start_rollback(self.parts().0);
+            }
+        }
+    }
+}
+
+impl<DB: Database> Held<'_, DB> {
+    fn get_mut(&mut self) -> &mut Connection<DB> {
+        match self {
+            Self::Pooled(connection) => connection,
+            Self::Borrowed(connection) => connection,
         }
     }
 }
@@ -108,15 +199,12 @@ impl<DB: Database> Deref for Transaction<'_, DB> {
 
 impl<DB: Database> DerefMut for Transaction<'_, DB> {
     fn deref_mut(&mut self) -> &mut Connection<DB> {
-        match &mut self.connection {
-            Held::Pooled(connection) => connection,
-            Held::Borrowed(connection) => connection,
-        }
+        self.connection.get_mut()
     }
 }
 
 impl<DB: Database> fmt::Debug for Transaction<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("is_open", &self.is_open).finish_non_exhaustive()
+        f.debug_struct("Transaction").field("stage", &self.stage).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,56 @@
+//! Statements of this crate's own, sent to a connection of any database.
+
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use sqlx::error::DatabaseError;
+use sqlx::{Database, SqlStr};
+use sqlx_core::transaction::TransactionManager;
+
+use crate::db::driver::Driver;
+
+/// What has become of a text that was sent.
+pub(super) enum Sent {
+    /// It was executed, and no transaction is open now, or one that has failed.
+    Outside,
+    /// It was executed, and a transaction is open, which the driver knows of now.
+    InTransaction,
+    Refused(Box<dyn DatabaseError>),
+    /// The connection is of no use any more, or the driver believes itself in a transaction.
+    Failed(sqlx::Error),
+}
+
+/// Sends a text that returns nothing of interest, where the driver believes itself outside of a transaction.
+///
+/// As the statement that begins a transaction, for that is what all drivers can do whose executor is not
+/// known here: they execute it as it is, and then look whether there is a transaction.
+pub(super) async fn send<DB: Database>(raw: &mut DB::Connection, text: &'static str) -> Sent {
+    send_text::<DB>(raw, SqlStr::from_static(text)).await
+}
+
+pub(super) async fn send_text<DB: Database>(raw: &mut DB::Connection, text: SqlStr) -> Sent {
+    match (Driver { future: DB::TransactionManager::begin(raw, Some(text)) }).await {
+        Ok(()) => Sent::InTransaction,
+        Err(sqlx::Error::BeginFailed) => Sent::Outside,
+        Err(sqlx::Error::Database(error)) => Sent::Refused(error),
+        Err(error) => Sent::Failed(error),
+    }
+}
+
+/// Has PostgreSQL's driver send this before whatever is sent next, where it believes itself outside of a
+/// transaction.
+///
+/// It writes the text down when it is polled for the first time, and from then on knows that there will be
+/// an answer. Other drivers first wait for the answers to what was sent before.
+pub(super) fn queue<DB: Database>(raw: &mut DB::Connection, text: &'static str) {
+    let sending = pin!(send::<DB>(raw, text));
+    // Dropped when it was polled once: the next operation reads the answer.
+    drop(sending.poll(&mut Context::from_waker(Waker::noop())));
+}
+
+/// Rolls back all that the driver knows to be open, before whatever is sent next.
+pub(super) fn queue_rollbacks<DB: Database>(raw: &mut DB::Connection) {
+    for _ in 0..DB::TransactionManager::get_transaction_depth(raw) {
+        DB::TransactionManager::start_rollback(raw);
+    }
+}
