@@ -2,7 +2,7 @@
 
 use sqlparser::dialect::{Dialect, GenericDialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::keywords::Keyword;
-use sqlparser::tokenizer::{Token, Tokenizer};
+use sqlparser::tokenizer::{Token, Tokenizer, Word};
 
 /// Folds values, lists of values, comments and white space. What is no SQL that the tokenizer knows stays
 /// as it is.
@@ -46,10 +46,20 @@ impl Piece {
 
 fn fold(tokens: Vec<Token>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::with_capacity(tokens.len());
-    for token in tokens {
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
         let piece = match token {
             Token::Whitespace(_) => Piece::Space,
+            Token::Number(..) => {
+                drop_signs(&mut pieces);
+                Piece::Value
+            }
             token if is_value(&token) => Piece::Value,
+            Token::Word(ref word)
+                if is_absence(word, tokens.peek()) && expects_operand(&pieces) =>
+            {
+                Piece::Value
+            }
             token => Piece::Token(token),
         };
         if piece != Piece::Space || pieces.last().is_some_and(|last| *last != Piece::Space) {
@@ -84,6 +94,69 @@ fn is_value(token: &Token) -> bool {
             word.quote_style.is_none() && matches!(word.keyword, Keyword::TRUE | Keyword::FALSE)
         }
         _ => false,
+    }
+}
+
+/// Whether it stands for a value that is missing: `NULL`, or `DEFAULT` that is not MySQL's function.
+fn is_absence(word: &Word, next: Option<&Token>) -> bool {
+    word.quote_style.is_none()
+        && match word.keyword {
+            Keyword::NULL => true,
+            Keyword::DEFAULT => next != Some(&Token::LParen),
+            _ => false,
+        }
+}
+
+/// Removes the signs of the number that comes next; what subtracts or adds it stays.
+fn drop_signs(pieces: &mut Vec<Piece>) {
+    loop {
+        let signed = trim_end(pieces);
+        let Some((Piece::Token(Token::Minus | Token::Plus), before)) = signed.split_last() else {
+            return;
+        };
+        if !expects_operand(before) {
+            return;
+        }
+        let length = before.len();
+        pieces.truncate(length);
+    }
+}
+
+/// Whether an operand comes next, so that a sign belongs to it and `NULL` is a value.
+///
+/// Not so behind `IS`, `NOT`, a type or a column: there `NULL` is part of a test or of a definition. Words
+/// that are no operators may be columns (`date - 1`), so only those count that cannot be.
+fn expects_operand(pieces: &[Piece]) -> bool {
+    const OPERATORS: [Keyword; 19] = [
+        Keyword::ALL,
+        Keyword::AND,
+        Keyword::BETWEEN,
+        Keyword::BY,
+        Keyword::CASE,
+        Keyword::DISTINCT,
+        Keyword::ELSE,
+        Keyword::HAVING,
+        Keyword::ILIKE,
+        Keyword::LIKE,
+        Keyword::LIMIT,
+        Keyword::OFFSET,
+        Keyword::OR,
+        Keyword::RETURNING,
+        Keyword::SELECT,
+        Keyword::THEN,
+        Keyword::WHEN,
+        Keyword::WHERE,
+        Keyword::UNION,
+    ];
+    match trim_end(pieces).last() {
+        None | Some(Piece::Value | Piece::Space) => false,
+        Some(piece @ Piece::Token(Token::Word(word))) => {
+            word.quote_style.is_none() && piece.is_keyword(&OPERATORS)
+        }
+        Some(Piece::Token(token)) => !matches!(
+            token,
+            Token::RParen | Token::RBracket | Token::RBrace | Token::Period | Token::DoubleColon
+        ),
     }
 }
 
@@ -126,7 +199,7 @@ fn fold_lists(pieces: &[Piece]) -> Vec<Piece> {
 fn is_simple(piece: &Piece) -> bool {
     match piece {
         Piece::Value | Piece::Space => true,
-        // A type, as in `$1::uuid`, or `NULL`.
+        // A type, as in `$1::uuid`.
         Piece::Token(Token::Word(word)) => word.keyword != Keyword::SELECT,
         Piece::Token(token) => matches!(
             token,
@@ -197,15 +270,18 @@ fn trim(mut item: &[Piece]) -> &[Piece] {
     item
 }
 
+fn trim_end(mut pieces: &[Piece]) -> &[Piece] {
+    while let [before @ .., Piece::Space] = pieces {
+        pieces = before;
+    }
+    pieces
+}
+
 /// Each item once, in the order in which it comes first.
 fn distinct(items: &[&[Piece]]) -> Vec<Piece> {
     let mut all: Vec<Vec<Piece>> = Vec::new();
     for item in items {
-        // -1 is a value as 1 is.
-        let item = match item {
-            [Piece::Token(Token::Minus), Piece::Value] => vec![Piece::Value],
-            item => item.to_vec(),
-        };
+        let item = item.to_vec();
         if !all.contains(&item) {
             all.push(item);
         }
@@ -314,6 +390,75 @@ mod tests {
             "INSERT INTO t (a) SELECT ? UNION ALL SELECT ?",
         ];
         same.iter().for_each(|sql| check("SQLite", &[(sql, sql)]));
+    }
+
+    #[test]
+    fn a_missing_value_is_a_value() {
+        let pairs = [
+            ("INSERT INTO t VALUES (1, NULL), (2, 3)", "INSERT INTO t VALUES (?, ?)"),
+            ("INSERT INTO t VALUES (6, DEFAULT), (7, null)", "INSERT INTO t VALUES (?, ?)"),
+            (
+                "UPDATE t SET a = NULL, b = DEFAULT WHERE c = 1",
+                "UPDATE t SET a = ?, b = ? WHERE c = ?",
+            ),
+            ("SELECT coalesce(a, NULL), NULL::int", "SELECT coalesce(a, ?), ?::int"),
+            ("SELECT CASE WHEN a THEN NULL ELSE 1 END", "SELECT CASE WHEN a THEN ? ELSE ? END"),
+            ("SELECT a FROM t WHERE b IN (1, NULL)", "SELECT a FROM t WHERE b IN (?)"),
+        ];
+        check("PostgreSQL", &pairs);
+        check("MySQL", &pairs[..3]);
+    }
+
+    #[test]
+    fn null_and_default_that_are_no_values_stay() {
+        let same = [
+            "SELECT a FROM t WHERE b IS NULL AND c IS NOT NULL",
+            "INSERT INTO t DEFAULT VALUES",
+            "INSERT INTO t (a) DEFAULT VALUES",
+            "CREATE TABLE t (a INT NULL, b INT NOT NULL, c VARCHAR(?) NULL DEFAULT NULL)",
+            "ALTER TABLE t ALTER COLUMN a DROP NOT NULL",
+            "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES u (b) ON DELETE SET NULL",
+            "ALTER TABLE t ALTER COLUMN a DROP DEFAULT",
+            "SELECT \"null\", a.\"default\" FROM t",
+        ];
+        for database in ["PostgreSQL", "SQLite"] {
+            same.iter().for_each(|sql| check(database, &[(sql, sql)]));
+        }
+        let function = "UPDATE t SET a = DEFAULT(a), b = `null`";
+        check("MySQL", &[(function, function)]);
+    }
+
+    #[test]
+    fn a_sign_is_part_of_a_number() {
+        check(
+            "SQLite",
+            &[
+                ("SELECT * FROM t WHERE a = -1", "SELECT * FROM t WHERE a = ?"),
+                ("SELECT * FROM t WHERE a=- 1 OR b<+1.5", "SELECT * FROM t WHERE a=? OR b<?"),
+                ("SELECT -1, - -2 LIMIT -1", "SELECT ?, ? LIMIT ?"),
+                (
+                    "SELECT a FROM t WHERE b BETWEEN -1 AND -2",
+                    "SELECT a FROM t WHERE b BETWEEN ? AND ?",
+                ),
+                ("INSERT INTO t VALUES (-1, 2), (3, -4)", "INSERT INTO t VALUES (?, ?)"),
+                ("SELECT a FROM t WHERE b * -2 = abs(-3)", "SELECT a FROM t WHERE b * ? = abs(?)"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_subtracts_is_no_sign() {
+        for (sql, normal) in [
+            (
+                "SELECT a - 1, b -1, date - 1, (a) - 1 FROM t",
+                "SELECT a - ?, b -?, date - ?, (a) - ? FROM t",
+            ),
+            ("SELECT 2 - 1, a[1] - 1, -a", "SELECT ? - ?, a[?] - ?, -a"),
+            ("UPDATE t SET n = n - -1 WHERE m = -$1", "UPDATE t SET n = n - ? WHERE m = -?"),
+            ("SELECT \"select\" - 1", "SELECT \"select\" - ?"),
+        ] {
+            check("PostgreSQL", &[(sql, normal)]);
+        }
     }
 
     #[test]
