@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::observer::{Observer, Tickets};
+use super::observer::Observer;
 use super::record::{Record, Served};
+use super::tickets::Tickets;
 use crate::budget::Budget;
 use crate::limit::Limit;
+use crate::memory;
 use crate::meter::Meter;
 use crate::meter::recording::Recording;
 use crate::report::Name;
@@ -73,7 +75,7 @@ impl Measurement {
         self.tickets.settle();
         #[cfg(feature = "mongodb")]
         self.meter.settle_commands();
-        let is_blind = self.tickets.is_blind();
-        Record::new(output, &self.meter, &self.recording, is_blind, served)
+        let unlogged = memory::aside(|| self.tickets.unlogged());
+        Record::new(output, &self.meter, &self.recording, unlogged, served)
     }
 }

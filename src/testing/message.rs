@@ -14,8 +14,12 @@ use crate::resource::{Resource, Time};
 pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
                                     out by a `max_level` feature of `tracing`";
 
-pub(super) const NO_SYMBOLS: &str = "statements of SQLite past the metered pools cannot be seen: the program is stripped of its \
-                                     symbols by its profile";
+pub(super) const NO_LOGGING: &str = "a connection that is not metered was used, of whose statements sqlx makes no event: their logging is \
+                                     switched off (`log_statements`, `disable_statement_logging`)";
+
+/// Stands for the text of a statement that is known only by its driver having been asked for it.
+pub(super) const UNLOGGED: &str =
+    "(a statement that sqlx makes no event of: its logging is switched off, or it is not valid)";
 
 /// What an assertion found.
 #[derive(Debug, Default)]

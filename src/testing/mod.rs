@@ -174,6 +174,7 @@ mod scaling;
 mod server;
 mod site;
 mod statement;
+mod tickets;
 
 pub use measure::measure;
 pub use ratchet::{Comparison, Ratchet};

@@ -3,16 +3,16 @@
 //! The subscriber that is there already goes on as before behind this one. sqlx tells of each statement by
 //! an event: PostgreSQL and MySQL in the task of the caller, SQLite on a thread of its driver, which
 //! enters the span that was current where the statement was handed over. So this subscriber answers
-//! the question for the current span, where it is sqlx that asks, with a ticket: whose work, and where.
+//! the question for the current span with a ticket: whose work, and where. Who asks cannot be told in a
+//! program that is optimised or stripped: there everybody gets one, and it is nearly as good as the span.
+//!
+//! sqlx asks for each statement, and makes no event where its logging is switched off: a ticket that was
+//! used without any event shows that.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use tracing::callsite::DefaultCallsite;
-use tracing::dispatcher::{self, DefaultGuard, WeakDispatch, set_default};
+use tracing::dispatcher::{self, WeakDispatch, set_default};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -20,9 +20,9 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
 use super::site::{self, Asker};
+use super::tickets::{self, Ticket, Tickets};
 use crate::db::witness::{self, Statement};
 use crate::memory;
-use crate::meter::Meter;
 use crate::meter::recording::{self, Kind, Site};
 use crate::meter::table::By;
 use crate::scope;
@@ -87,34 +87,6 @@ static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
     kind: tracing_core::Kind::SPAN,
 };
 
-/// The statements that another thread may be working on.
-#[derive(Debug, Default)]
-pub(super) struct Tickets {
-    all: Mutex<HashMap<u64, Ticket>>,
-    closed: Condvar,
-    /// It could not be told who has asked for a span.
-    is_blind: AtomicBool,
-}
-
-#[derive(Debug, Clone)]
-struct Ticket {
-    span: Option<Id>,
-    meter: Arc<Meter>,
-    by: By,
-    site: Site,
-    handles: usize,
-}
-
-thread_local! {
-    /// The default subscribers that this one has put in place on a thread of a driver.
-    static ENTERED: RefCell<Vec<(u64, Entered)>> = const { RefCell::new(Vec::new()) };
-}
-
-struct Entered {
-    ticket: Ticket,
-    subscriber: DefaultGuard,
-}
-
 impl Observer {
     /// An observer around the default subscriber of this thread.
     pub(super) fn subscriber() -> (Dispatch, Arc<Tickets>) {
@@ -127,14 +99,10 @@ impl Observer {
 
     /// The span of the inner subscriber that this one stands for; `None` where there is none.
     fn inner_span(&self, id: &Id) -> Option<Id> {
-        match self.tickets.lock().get(&id.into_u64()) {
-            Some(ticket) => ticket.span.clone(),
+        match self.tickets.get(id) {
+            Some(ticket) => ticket.span,
             None => Some(id.clone()),
         }
-    }
-
-    fn ticket(&self, id: &Id) -> Option<Ticket> {
-        self.tickets.lock().get(&id.into_u64()).cloned()
     }
 }
 
@@ -155,12 +123,12 @@ impl Subscriber for Observer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // The highest that any subscriber of the process wants: that of the inner one cannot be asked.
-        Some(LevelFilter::current().max(LevelFilter::DEBUG))
+        // At which level sqlx logs statements is up to each pool, so all are wanted.
+        Some(LevelFilter::TRACE)
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let parent = attributes.parent().and_then(|parent| Some(self.ticket(parent)?.span));
+        let parent = attributes.parent().and_then(|parent| Some(self.tickets.get(parent)?.span));
         match parent {
             None => self.inner.new_span(attributes),
             Some(Some(parent)) => {
@@ -192,11 +160,14 @@ impl Subscriber for Observer {
 
     fn event(&self, event: &Event<'_>) {
         memory::aside(|| {
+            if event.metadata().target() == witness::TARGET {
+                tickets::note_event();
+            }
             // What an inner measurement has seen is charged to the outer one already.
-            if !witness::is_seen()
-                && let Some(statement) = Statement::executed(event)
+            if let Some(statement) = Statement::executed(event)
+                && is_unmetered(&statement, !witness::is_seen())
             {
-                look(&statement);
+                self.tickets.note_logged();
             }
         });
         // What others are interested in they have been asked for before.
@@ -206,7 +177,7 @@ impl Subscriber for Observer {
     }
 
     fn enter(&self, id: &Id) {
-        match self.ticket(id) {
+        match memory::aside(|| self.tickets.enter(id)) {
             None => self.inner.enter(id),
             Some(ticket) => {
                 if let Some(span) = &ticket.span {
@@ -214,37 +185,26 @@ impl Subscriber for Observer {
                 }
                 // Seen from the thread that has taken the statement over: here its events come up.
                 if let Some(this) = self.this.get().and_then(WeakDispatch::upgrade) {
-                    let entered = Entered { ticket, subscriber: set_default(&this) };
-                    ENTERED.with_borrow_mut(|all| all.push((id.into_u64(), entered)));
+                    memory::aside(|| tickets::enter(id, ticket, set_default(&this)));
                 }
             }
         }
     }
 
     fn exit(&self, id: &Id) {
-        let number = id.into_u64();
-        let entered = ENTERED.with_borrow_mut(|all| {
-            let position = all.iter().rposition(|(other, _)| *other == number)?;
-            Some(all.remove(position).1)
-        });
-        match entered {
+        match memory::aside(|| tickets::exit(id)) {
             None => self.inner.exit(id),
-            Some(Entered { ticket, subscriber }) => {
-                // Put in place last, so taken away first.
-                drop(subscriber);
+            Some(ticket) => {
                 if let Some(span) = &ticket.span {
                     self.inner.exit(span);
                 }
+                memory::aside(|| self.tickets.exit(id));
             }
         }
     }
 
     fn clone_span(&self, id: &Id) -> Id {
-        if let Some(ticket) = self.tickets.lock().get_mut(&id.into_u64()) {
-            ticket.handles = ticket.handles.saturating_add(1);
-            return id.clone();
-        }
-        self.inner.clone_span(id)
+        if self.tickets.hold(id) { id.clone() } else { self.inner.clone_span(id) }
     }
 
     fn try_close(&self, id: Id) -> bool {
@@ -262,90 +222,47 @@ impl Subscriber for Observer {
 
     fn current_span(&self) -> Current {
         let inner = self.inner.current_span();
-        let Some(meter) = scope::current() else { return inner };
         if recording::asks_for_span() {
             return inner;
         }
         memory::aside(|| {
             let is_metered = witness::by() == By::MeteredDriver;
+            // In a task that carries the span of the work along, and not the work.
+            let carried = || tickets::entered().filter(|_| !is_metered).map(|ticket| ticket.meter);
+            let Some(meter) = scope::current().or_else(carried) else { return inner };
             // What sqlx does for a metered connection needs no place; the statement has it.
             let site = if is_metered { Site::default() } else { Site::capture() };
-            if !is_metered {
-                match site::asker(&site) {
-                    Asker::SqliteDriver => {}
-                    Asker::Other => return inner,
-                    Asker::Unknown => {
-                        self.tickets.is_blind.store(true, Relaxed);
-                        return inner;
-                    }
-                }
+            if !is_metered && site::asker(&site) == Asker::Other {
+                return inner;
             }
             let metadata = inner.metadata().unwrap_or(&UNNAMED_METADATA);
             // Held as long as the ticket is.
             let span = inner.id().map(|id| self.inner.clone_span(id));
-            // Nobody else hands a statement over here.
             let by = if is_metered { By::MeteredDriver } else { By::Others };
-            let ticket = Ticket { span, meter, by, site, handles: 0 };
-            Current::new(self.tickets.open(ticket), metadata)
+            Current::new(self.tickets.open(Ticket::new(span, meter, by, site)), metadata)
         })
     }
 }
 
-/// Compares a statement that was executed with what was counted.
-fn look(statement: &Statement) {
-    let ticket = ENTERED.with_borrow(|all| all.last().map(|(_, entered)| entered.ticket.clone()));
-    let unmetered = |meter: &Meter, by, site: Site| {
-        if statement.compare(meter, by) {
-            meter.record_in_all(Kind::Unmetered, Some(statement.text()), || site);
+/// Compares a statement that was executed with what was counted, unless that was done before; whether it is
+/// of a connection that is not metered.
+fn is_unmetered(statement: &Statement, is_new: bool) -> bool {
+    let ticket = tickets::entered();
+    let (current, is_metered) = (scope::current(), witness::by() == By::MeteredDriver);
+    let (meter, by, site) = match (current, ticket) {
+        // Statements of PostgreSQL and MySQL come up in the work itself.
+        (Some(meter), ticket) => {
+            let is_metered = is_metered || ticket.is_some_and(|t| t.by == By::MeteredDriver);
+            (meter, if is_metered { By::MeteredDriver } else { By::Anyone }, None)
         }
+        // A metered connection that is used in no work is no bypass.
+        (None, Some(_)) if is_metered => return false,
+        (None, Some(ticket)) => (ticket.meter, ticket.by, Some(ticket.site)),
+        (None, None) => return false,
     };
-    if let Some(ticket) = ticket {
-        unmetered(&ticket.meter, ticket.by, ticket.site.clone());
-    } else if let Some(meter) = scope::current() {
-        unmetered(&meter, witness::by(), Site::capture());
+    if is_new && statement.compare(&meter, by) {
+        let site = || site.unwrap_or_else(Site::capture);
+        meter.record_in_all(Kind::Unmetered, Some(statement.text()), site);
     }
-}
-
-impl Tickets {
-    /// Until when to wait for a thread of a driver: it may be busy with a statement that was given up.
-    const PATIENCE: Duration = Duration::from_secs(2);
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Ticket>> {
-        // No access panics half way, so a poisoned map is whole.
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there may have been statements that were not seen, of which the program does not say enough.
-    pub(super) fn is_blind(&self) -> bool {
-        self.is_blind.load(Relaxed)
-    }
-
-    fn open(&self, ticket: Ticket) -> Id {
-        // Far from what any registry hands out.
-        static NEXT: AtomicU64 = AtomicU64::new(0x7b5d_9e31_0000_0001);
-        let number = NEXT.fetch_add(1, Relaxed);
-        self.lock().insert(number, ticket);
-        Id::from_u64(number)
-    }
-
-    /// Gives one handle back: `None` if it is no ticket's, `Some(Some(..))` if it was the last.
-    fn close(&self, id: &Id) -> Option<Option<Ticket>> {
-        let mut all = self.lock();
-        let number = id.into_u64();
-        let ticket = all.get_mut(&number)?;
-        ticket.handles = ticket.handles.saturating_sub(1);
-        let last = if ticket.handles == 0 { all.remove(&number) } else { None };
-        drop(all);
-        self.closed.notify_all();
-        Some(last)
-    }
-
-    /// Waits until the threads of the drivers are done with what this work has handed them.
-    ///
-    /// They need nothing of this thread for it. By the real clock, since a paused one does not move them.
-    pub(super) fn settle(&self) {
-        let is_out = |all: &mut HashMap<u64, Ticket>| all.values().any(|ticket| ticket.handles > 0);
-        let waited = self.closed.wait_timeout_while(self.lock(), Self::PATIENCE, is_out);
-        drop(waited);
-    }
+    by != By::MeteredDriver
 }

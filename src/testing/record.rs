@@ -11,6 +11,7 @@ use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use super::message;
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
+use super::tickets::Unlogged;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
 use crate::meter::recording::{Entry, Kind, Recording, Site};
@@ -121,10 +122,10 @@ impl<T> Record<T> {
         output: T,
         meter: &Meter,
         recording: &Recording,
-        is_blind: bool,
+        unlogged: Unlogged,
         served: Option<Served>,
     ) -> Self {
-        let account = || Account::new(meter, recording, is_blind, served);
+        let account = || Account::new(meter, recording, &unlogged, served);
         Self { output, account: memory::aside(account) }
     }
 
@@ -204,9 +205,20 @@ impl<T> Serialize for Record<T> {
 }
 
 impl Account {
-    fn new(meter: &Meter, recording: &Recording, is_blind: bool, served: Option<Served>) -> Self {
+    fn new(
+        meter: &Meter,
+        recording: &Recording,
+        unlogged: &Unlogged,
+        served: Option<Served>,
+    ) -> Self {
         let mut entries = recording.entries();
         entries.extend(seen_late(meter, &entries));
+        entries.extend(
+            unlogged
+                .statements
+                .iter()
+                .map(|site| Entry::new(Kind::Unmetered, Some(message::UNLOGGED), site.clone())),
+        );
         let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
         let statement = |(text, tally): (String, Tally)| Statement {
             text,
@@ -243,7 +255,7 @@ impl Account {
                 memory: memory::is_measured(),
                 unseen: match () {
                     () if LevelFilter::DEBUG > STATIC_MAX_LEVEL => Some(message::NO_EVENTS),
-                    () if is_blind => Some(message::NO_SYMBOLS),
+                    () if unlogged.is_vague => Some(message::NO_LOGGING),
                     () => None,
                 },
                 carried: recording.carried(),
@@ -348,6 +360,7 @@ fn tally<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Tally
         let text = entry.text().unwrap_or("(a command of MongoDB; `Detail::Commands` names it)");
         let name =
             normal.entry((entry.kind, text)).or_insert_with(|| match entry.kind.database() {
+                Some(_) if text == message::UNLOGGED => text.to_owned(),
                 Some(database) => normalise(text, database),
                 None => text.to_owned(),
             });

@@ -72,25 +72,37 @@ pub(super) fn lack(site: &Site) -> Lack {
     }
 }
 
-/// Who asks for the current span.
-#[derive(Debug, PartialEq, Eq)]
+/// Whoever asks for the current span, as far as the program can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    SqliteDriver,
+    /// The driver of SQLite, which hands something over to the thread of a connection.
+    SqliteDriver(Command),
+    /// Another driver of sqlx.
+    OtherDriver(Command),
+    /// None of a driver.
     Other,
-    /// The program is stripped of its symbols.
+    /// That cannot be told: the program is optimised, or stripped of its symbols.
+    Unknown,
+}
+
+/// What a driver is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    Statement,
+    /// To begin, to end, to prepare, to see whether the connection is alive.
+    Control,
     Unknown,
 }
 
 /// Who asks for the current span here.
 pub(super) fn asker(site: &Site) -> Asker {
-    let known = site.0.iter().find_map(|ip| symbols(*ip).iter().find_map(Symbol::asker));
-    // This very library is on the stack.
-    let is_ours = |symbol: &Symbol| symbol.name.contains(env!("CARGO_CRATE_NAME"));
-    match known {
-        Some(Asker::SqliteDriver) => Asker::SqliteDriver,
-        _ if !site.0.iter().any(|ip| symbols(*ip).iter().any(is_ours)) => Asker::Unknown,
-        _ => Asker::Other,
-    }
+    let symbols = || site.0.iter().map(|ip| symbols(*ip));
+    let Some(at) = symbols().position(|all| all.iter().any(|symbol| !symbol.is_between())) else {
+        return Asker::Unknown;
+    };
+    let here = symbols().nth(at);
+    let mut here = here.iter().flat_map(|all| all.iter()).filter(|symbol| !symbol.is_between());
+    here.next().map_or(Asker::Unknown, Symbol::asker)
 }
 
 fn symbols(ip: usize) -> Symbols {
@@ -118,11 +130,12 @@ impl Symbol {
         match &self.file {
             // The names of functions that were inlined lack their path.
             Some(file) => {
-                let file = file.to_string_lossy().replace('\\', "/");
+                // The beginning may be remapped to nothing.
+                let file = format!("/{}", file.to_string_lossy().replace('\\', "/"));
                 folders.iter().any(|folder| file.contains(folder))
             }
             None => {
-                let name = self.name.trim_start_matches(['<', '&']);
+                let name = self.name.trim_start_matches(['<', '&']).trim_start_matches("mut ");
                 crates.iter().any(|prefix| name.starts_with(prefix))
             }
         }
@@ -134,57 +147,140 @@ impl Symbol {
         file.extension().is_some_and(|extension| extension == "rs") && !is_of_std(file)
     }
 
-    /// Who asks for the span; `None` for what lies between that and the look at the stack.
-    fn asker(&self) -> Option<Asker> {
-        const BETWEEN: [&str; 5] =
-            ["backtrace::", "request_budget::", "tracing", "core::", "std::"];
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
-        if self.is_in(&["/backtrace-", "/tracing-", "/rustc/", "/rustlib/", ours], &BETWEEN) {
-            return None;
+    /// Whether it lies between who asks for the span and the look at the stack.
+    fn is_between(&self) -> bool {
+        const CRATES: [&str; 6] =
+            ["backtrace::", "request_budget::", "tracing", "core::", "std::", "alloc::"];
+        const FOLDERS: [&str; 4] = ["/backtrace", "/tracing", "/rustc/", "/rustlib/"];
+        self.is_ours() || self.is_in(&FOLDERS, &CRATES)
+    }
+
+    /// Who asks for the span, if this is the first that does not lie between.
+    fn asker(&self) -> Asker {
+        let has = |parts: &[&str]| parts.iter().any(|part| self.name.contains(part));
+        let command = |controls: &[&str], is_statement| match () {
+            () if has(controls) => Command::Control,
+            () if is_statement => Command::Statement,
+            () => Command::Unknown,
+        };
+        match () {
+            () if self.is_in(&["/sqlx-sqlite"], &["sqlx_sqlite::"]) => {
+                // All but statements go through one generic function, or are sent by one of these.
+                const CONTROLS: [&str; 6] =
+                    ["oneshot", "rollback", "unlock_db", "shutdown", "{async_fn#0}<", "describe"];
+                let is_worker = || self.is_in(&["/connection/worker.rs"], &[]);
+                let is_statement = has(&["ConnectionWorker::execute"])
+                    || (self.name == "{async_fn#0}" && is_worker());
+                Asker::SqliteDriver(command(&CONTROLS, is_statement))
+            }
+            () if self.is_in(&["/sqlx-postgres"], &["sqlx_postgres::"]) => {
+                let is_aside = self.is_in(&["/src/copy.rs", "/src/listener.rs"], &[]);
+                match is_aside || has(&["::copy::", "::listener::"]) {
+                    true => Asker::OtherDriver(Command::Control),
+                    false => Asker::OtherDriver(command(&["fetch_many"], has(&["::run::"]))),
+                }
+            }
+            () if self.is_in(&["/sqlx-mysql"], &["sqlx_mysql::"]) => {
+                Asker::OtherDriver(command(&["fetch_many"], has(&["::run::"])))
+            }
+            // Elsewhere a driver may have been inlined into what asks.
+            () if self.is_known() && cfg!(debug_assertions) => Asker::Other,
+            () => Asker::Unknown,
         }
-        Some(match self.is_in(&["/sqlx-sqlite-"], &["sqlx_sqlite::"]) {
-            true => Asker::SqliteDriver,
-            false => Asker::Other,
-        })
     }
 
     /// Outside of it nothing is part of the measured work: the measurement itself, and what polls tasks.
     fn is_root(&self) -> bool {
-        let measure = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testing/measure.rs");
-        let is_of_tokio = || self.is_in(&["/src/runtime/"], &[]) && self.is_in(&["/tokio-"], &[]);
-        self.is_in(&[measure, "/library/test/"], &["tokio::runtime::", "test::"]) || is_of_tokio()
+        let is_measure = || self.is_ours() && self.is_in(&["/src/testing/measure.rs"], &[]);
+        // `vendor/tokio` as well, and `tokio-1.50.0`.
+        let is_of_tokio =
+            || self.is_in(&["/src/runtime/"], &[]) && self.is_in(&["/tokio-", "/tokio/"], &[]);
+        let is_harness = self.is_in(&["/library/test/"], &["tokio::runtime::", "test::"]);
+        is_harness || is_of_tokio() || is_measure()
+    }
+
+    /// Whether it is of this library.
+    fn is_ours(&self) -> bool {
+        match (&self.file, ours()) {
+            (Some(file), Some(ours)) => file.starts_with(ours),
+            (Some(_), None) => false,
+            (None, _) => self.is_in(&[], &["request_budget::"]),
+        }
     }
 
     /// The place, if it is in the user's own code.
     fn place(&self) -> Option<Place> {
         let path = self.file.as_deref()?;
-        let is_ours = path.starts_with(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         // The compiler puts these where the global allocator is declared.
         let is_allocator = self.name.contains("__rust_") || self.name.contains("__rdl_");
-        if is_ours || is_allocator || self.line == 0 || is_of_dependency(path) {
+        if self.is_ours() || is_allocator || self.line == 0 || is_of_dependency(path) {
             return None;
         }
         Some(Place { file: short(path), line: self.line })
     }
 }
 
+/// The folder of the sources of this library, as this program knows it: that is where they were compiled, or
+/// whatever `--remap-path-prefix` has made of that.
+fn ours() -> Option<&'static Path> {
+    static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        let mut found = None;
+        // It is taken for where a call returns to, so what is before it is looked up.
+        let inside = (ours as *const () as usize).saturating_add(1);
+        backtrace::resolve(inside as *mut c_void, |symbol| {
+            let file = symbol.filename().filter(|file| file.ends_with("src/testing/site.rs"));
+            found = found.take().or_else(|| Some(file?.ancestors().nth(2)?.to_owned()));
+        });
+        found
+    });
+    OURS.as_deref()
+}
+
 /// Whether a file is of the standard library, or of a crate that cargo has fetched or vendored.
 fn is_of_dependency(path: &Path) -> bool {
     static KNOWN: LazyLock<Mutex<HashMap<PathBuf, bool>>> = LazyLock::new(Mutex::default);
-    let text = path.to_string_lossy();
-    // Relative ones are those of libraries that are not Rust, or of code that was moved since.
-    let is_moved = path.is_relative() && !path.exists();
-    if is_moved || is_of_std(path) {
+    if is_of_std(path) {
         return true;
     }
     let Some(folder) = path.parent() else { return false };
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     *known.entry(folder.to_owned()).or_insert_with(|| {
-        // Cargo leaves one of these in what it unpacks, checks out or vendors.
-        let marks = [".cargo-ok", ".cargo-checksum.json"];
-        folder.ancestors().any(|folder| marks.iter().any(|mark| folder.join(mark).exists()))
-            || text.contains("/.cargo/registry/")
-            || text.contains("/.cargo/git/")
+        let here = std::env::current_dir().unwrap_or_default();
+        is_in_dependency(folder, &here)
+    })
+}
+
+/// The same of a folder, for a program that runs here.
+fn is_in_dependency(folder: &Path, here: &Path) -> bool {
+    // Cargo leaves one of these in what it unpacks, checks out or vendors.
+    const MARKS: [&str; 2] = [".cargo-ok", ".cargo-checksum.json"];
+    let text = format!("/{}/", folder.to_string_lossy().replace('\\', "/"));
+    let is_marked =
+        || folder.ancestors().any(|folder| MARKS.iter().any(|mark| folder.join(mark).exists()));
+    if text.contains("/.cargo/registry/") || text.contains("/.cargo/git/") || is_marked() {
+        return true;
+    }
+    // The outermost package or workspace around the current directory: tests run in that of their package, while
+    // paths are from that of the workspace.
+    let is_package = |folder: &&Path| folder.join("Cargo.toml").exists();
+    let root = here.ancestors().filter(is_package).last().unwrap_or(here);
+    if folder.is_relative() {
+        // Otherwise it is of a library that is not Rust, or of code that was moved, or remapped to nothing.
+        return ![here, root].iter().any(|base| base.join(folder).exists())
+            || has_versioned_part(&text);
+    }
+    // What is left of a registry that is gone since, or elsewhere, or remapped.
+    !folder.starts_with(root) && has_versioned_part(&text)
+}
+
+/// Whether a folder on the way is named like `tokio-1.50.0`, as cargo unpacks packages.
+fn has_versioned_part(path: &str) -> bool {
+    path.split('/').any(|part| {
+        part.match_indices('-').any(|(at, _)| {
+            let version = part[at.saturating_add(1)..].split(['-', '+']).next().unwrap_or_default();
+            let is_number = |n: &str| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit());
+            version.split('.').count() == 3 && version.split('.').all(is_number)
+        })
     })
 }
 
@@ -209,6 +305,52 @@ mod tests {
         assert_eq!(asker(&Site::capture()), Asker::Other);
         assert_eq!(asker(&Site([1, 2, 3].into())), Asker::Unknown);
         assert_eq!(lack(&Site([1, 2, 3].into())), Lack::DebugInfo);
+    }
+
+    #[test]
+    fn it_is_known_what_asks() {
+        let asker = |name: &str| Symbol { name: name.to_owned(), file: None, line: 0 }.asker();
+        let worker = "sqlx_sqlite::connection::worker::ConnectionWorker";
+        let sqlite = |command| Some(Asker::SqliteDriver(command));
+        assert_eq!(
+            asker(&format!("{worker}::execute::{{{{closure}}}}")),
+            sqlite(Command::Statement)
+        );
+        assert_eq!(
+            asker(&format!("{worker}::oneshot_cmd::{{{{closure}}}}")),
+            sqlite(Command::Control)
+        );
+        let executor = "<&mut sqlx_sqlite::SqliteConnection as sqlx_core::Executor>::fetch_many";
+        assert_eq!(asker(executor), sqlite(Command::Unknown));
+        let run = "sqlx_postgres::connection::executor::<impl PgConnection>::run::{{closure}}";
+        assert_eq!(asker(run), Some(Asker::OtherDriver(Command::Statement)));
+        assert_eq!(asker("app::handler"), Some(Asker::Unknown));
+        assert_eq!(asker("<T as core::future::Future>::poll"), Some(Asker::Unknown));
+        assert_eq!(asker("core::ops::function::FnOnce::call_once"), None);
+    }
+
+    #[test]
+    fn dependencies_are_known_by_their_folders_even_where_these_are_gone() {
+        // Nothing of this is there, so the package is the current directory.
+        let is = |folder: &str| is_in_dependency(Path::new(folder), Path::new("/gone/app-1.2.3"));
+        assert!(is(
+            "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.50.0/src"
+        ));
+        assert!(is("/opt/crates/tokio-1.50.0/src/runtime"));
+        assert!(is("/deps/sqlx-core-0.9.0-alpha.1/src"));
+        assert!(is("tokio-1.50.0/src/runtime"));
+        assert!(is("nptl"));
+        assert!(!is("/gone/app-1.2.3/src"));
+        assert!(!is("/build/src"));
+        assert!(!is("/build/http-1/src"));
+        let this = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert!(!is_in_dependency(&this.join("src"), this));
+        assert!(!is_in_dependency(Path::new("tests"), &this.join("src")));
+    }
+
+    #[test]
+    fn this_library_knows_itself() {
+        assert!(ours().is_some_and(|ours| ours.ends_with("src")), "{:?}", ours());
     }
 
     #[test]

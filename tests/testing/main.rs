@@ -7,6 +7,7 @@
 
 mod faults;
 mod github;
+mod logging;
 mod messages;
 mod ratchet;
 mod scaling;

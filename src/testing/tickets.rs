@@ -1,0 +1,244 @@
+//! Whose work something is that another thread, or another poll, is busy with: the tickets of an `Observer`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::dispatcher::DefaultGuard;
+use tracing::span::Id;
+
+use super::site::{self, Asker, Command};
+use crate::meter::Meter;
+use crate::meter::recording::Site;
+use crate::meter::table::By;
+
+/// What was handed out by one observer in the place of the current span.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    all: Mutex<HashMap<u64, Ticket>>,
+    changed: Condvar,
+    /// What was entered, and closed without any event of sqlx in it.
+    silent: Mutex<Vec<Silent>>,
+    /// An event of a connection that is not metered was seen.
+    has_logged: AtomicBool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) span: Option<Id>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) by: By,
+    pub(super) site: Site,
+    /// An event of sqlx came up in it.
+    is_logged: Arc<AtomicBool>,
+    handles: usize,
+    /// On how many threads it is entered.
+    entered: usize,
+    entered_by: Option<EnteredBy>,
+}
+
+/// Who has entered a ticket first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EnteredBy {
+    /// A thread that the driver of SQLite has for a connection.
+    SqliteThread,
+    Other,
+}
+
+#[derive(Debug)]
+struct Silent {
+    site: Site,
+    by: By,
+    entered_by: EnteredBy,
+}
+
+/// What connections did that are not metered, and of which sqlx made no event.
+#[derive(Debug, Default)]
+pub(super) struct Unlogged {
+    /// From where: one for each statement.
+    pub(super) statements: Vec<Site>,
+    /// Something was done, and the program does not say enough of itself to know what.
+    pub(super) is_vague: bool,
+}
+
+/// A ticket that is entered on this thread.
+struct Entered {
+    ticket: Ticket,
+    _subscriber: DefaultGuard,
+}
+
+thread_local! {
+    static ENTERED: RefCell<Vec<(u64, Entered)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The ticket that was entered last on this thread.
+pub(super) fn entered() -> Option<Ticket> {
+    ENTERED.with_borrow(|all| all.last().map(|(_, entered)| entered.ticket.clone()))
+}
+
+/// Notes that an event of sqlx has come up here.
+pub(super) fn note_event() {
+    ENTERED.with_borrow(|all| {
+        for (_, entered) in all {
+            entered.ticket.is_logged.store(true, Relaxed);
+        }
+    });
+}
+
+/// Keeps a ticket as entered on this thread, with the subscriber that was put in place for it.
+pub(super) fn enter(id: &Id, ticket: Ticket, subscriber: DefaultGuard) {
+    let entered = Entered { ticket, _subscriber: subscriber };
+    ENTERED.with_borrow_mut(|all| all.push((id.into_u64(), entered)));
+}
+
+/// Takes back the ticket that was entered here, and the subscriber with it.
+pub(super) fn exit(id: &Id) -> Option<Ticket> {
+    let number = id.into_u64();
+    let entered = ENTERED.with_borrow_mut(|all| {
+        let position = all.iter().rposition(|(other, _)| *other == number)?;
+        Some(all.remove(position).1)
+    })?;
+    Some(entered.ticket)
+}
+
+impl Ticket {
+    pub(super) fn new(span: Option<Id>, meter: Arc<Meter>, by: By, site: Site) -> Self {
+        let is_logged = Arc::default();
+        Self { span, meter, by, site, is_logged, handles: 0, entered: 0, entered_by: None }
+    }
+
+    /// As far as it is silent: entered at some time, and without an event.
+    fn silent(&self) -> Option<Silent> {
+        let entered_by = self.entered_by.filter(|_| !self.is_logged.load(Relaxed))?;
+        Some(Silent { site: self.site.clone(), by: self.by, entered_by })
+    }
+
+    /// Whether something is yet to be done that was handed over by it.
+    fn is_out(&self) -> bool {
+        let is_waiting = || self.handles > 0 && self.entered_by.is_none();
+        // Whoever else has asked for the span may keep it as long as it likes.
+        let is_drivers = || match self.by {
+            By::MeteredDriver => true,
+            _ => matches!(site::asker(&self.site), Asker::SqliteDriver(_)),
+        };
+        self.entered > 0 || (is_waiting() && is_drivers())
+    }
+}
+
+impl Tickets {
+    /// Until when to wait for a thread of a driver: it may be busy with a statement that was given up.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Ticket>> {
+        // No access panics midway, so a poisoned map is whole.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, id: &Id) -> Option<Ticket> {
+        self.lock().get(&id.into_u64()).cloned()
+    }
+
+    /// Notes that a connection that is not metered has logged a statement.
+    pub(super) fn note_logged(&self) {
+        self.has_logged.store(true, Relaxed);
+    }
+
+    pub(super) fn open(&self, ticket: Ticket) -> Id {
+        // Far from what any registry hands out.
+        static NEXT: AtomicU64 = AtomicU64::new(0x7b5d_9e31_0000_0001);
+        let number = NEXT.fetch_add(1, Relaxed);
+        self.lock().insert(number, ticket);
+        Id::from_u64(number)
+    }
+
+    /// One handle more; whether it is a ticket's.
+    pub(super) fn hold(&self, id: &Id) -> bool {
+        let mut all = self.lock();
+        let Some(ticket) = all.get_mut(&id.into_u64()) else { return false };
+        ticket.handles = ticket.handles.saturating_add(1);
+        true
+    }
+
+    /// Notes that it is entered; the ticket, if it is one.
+    pub(super) fn enter(&self, id: &Id) -> Option<Ticket> {
+        let mut all = self.lock();
+        let ticket = all.get_mut(&id.into_u64())?;
+        ticket.entered = ticket.entered.saturating_add(1);
+        ticket.entered_by.get_or_insert_with(EnteredBy::here);
+        Some(ticket.clone())
+    }
+
+    pub(super) fn exit(&self, id: &Id) {
+        if let Some(ticket) = self.lock().get_mut(&id.into_u64()) {
+            ticket.entered = ticket.entered.saturating_sub(1);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Gives one handle back: `None` if it is no ticket's, `Some(Some(..))` if it was the last.
+    pub(super) fn close(&self, id: &Id) -> Option<Option<Ticket>> {
+        let mut all = self.lock();
+        let number = id.into_u64();
+        let ticket = all.get_mut(&number)?;
+        ticket.handles = ticket.handles.saturating_sub(1);
+        let last = if ticket.handles == 0 { all.remove(&number) } else { None };
+        let silent = last.as_ref().and_then(Ticket::silent);
+        if let Some(silent) = silent.filter(|silent| silent.by != By::MeteredDriver) {
+            self.silent.lock().unwrap_or_else(PoisonError::into_inner).push(silent);
+        }
+        drop(all);
+        self.changed.notify_all();
+        Some(last)
+    }
+
+    /// Waits until the threads of the drivers are done with what this work has handed them.
+    ///
+    /// They need nothing of this thread for it. By the real clock, since a paused one does not move them.
+    pub(super) fn settle(&self) {
+        let until = Instant::now().checked_add(Self::PATIENCE);
+        let mut all = self.lock();
+        while all.values().any(Ticket::is_out) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else { return };
+            let waited = self.changed.wait_timeout(all, left);
+            all = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// What was done on connections that are not metered without an event of sqlx.
+    pub(super) fn unlogged(&self) -> Unlogged {
+        let mut unlogged = Unlogged::default();
+        let open = self.lock().values().filter_map(Ticket::silent).collect::<Vec<_>>();
+        let closed = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = open.iter().filter(|silent| silent.by != By::MeteredDriver);
+        for silent in closed.iter().chain(others) {
+            let (Asker::SqliteDriver(command) | Asker::OtherDriver(command)) =
+                site::asker(&silent.site)
+            else {
+                // Nothing but what is handed over to such a thread is entered there.
+                unlogged.is_vague |= silent.entered_by == EnteredBy::SqliteThread;
+                continue;
+            };
+            match command {
+                Command::Statement => unlogged.statements.push(silent.site.clone()),
+                Command::Control => {}
+                Command::Unknown => unlogged.is_vague = true,
+            }
+        }
+        // Not each command makes an event, but where statements do the connection is not silent.
+        unlogged.is_vague &= !self.has_logged.load(Relaxed);
+        unlogged
+    }
+}
+
+impl EnteredBy {
+    fn here() -> Self {
+        let thread = std::thread::current();
+        match thread.name().is_some_and(|name| name.starts_with("sqlx-sqlite-worker")) {
+            true => Self::SqliteThread,
+            false => Self::Other,
+        }
+    }
+}
