@@ -20,7 +20,9 @@ pub(crate) fn tests(suite: &mut Suite) {
     suite.with_server(
         "REQUEST_BUDGET_POSTGRES_URL",
         &[
-            ("clean_postgres_session_after_a_hang_up", |url| with_runtime(0, postgres_session(url))),
+            ("clean_postgres_session_after_a_hang_up", |url| {
+                with_runtime(0, postgres_session(url))
+            }),
             ("clean_postgres_after_a_copy_that_is_cut", |url| with_runtime(0, postgres_copy(url))),
             ("clean_postgres_transaction_dropped_midway", |url| {
                 with_runtime(0, postgres_midway(url))
@@ -108,8 +110,10 @@ async fn postgres_session(url: &str) {
         assert_eq!(before == after, is_kept, "{statements:?}");
         let lock = "SET lock_timeout = '5s'; LOCK TABLE clean_session; RESET lock_timeout";
         sqlx::raw_sql(lock).execute(&admin).await.expect("nobody has it locked");
-        let rows: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM clean_session").fetch_one(&admin).await.unwrap();
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM clean_session")
+            .fetch_one(&admin)
+            .await
+            .unwrap();
         assert_eq!(rows, 0, "{statements:?}");
     }
 }
@@ -168,15 +172,16 @@ async fn storm(url: &str) {
         let started = async || {
             let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
                            AND application_name = 'clean_storm'";
-            while sqlx::query_scalar::<_, i64>(running).fetch_one(&admin).await.expect("counts") == 0 {
-            }
+            while sqlx::query_scalar::<_, i64>(running).fetch_one(&admin).await.expect("counts")
+                == 0
+            {}
         };
         {
             let work = sqlx::query("SELECT pg_sleep(0.005)").execute(&pool);
             let work = pin!(work.budgeted("work", Budget::new()));
             let mut started = pin!(started());
             // Hangs up as soon as the server is seen to work on it; or it is done by then.
-            let _ = select(work, started.as_mut()).await;
+            drop(select(work, started.as_mut()).await);
         }
         kept += usize::from(before == sessions().await);
     }

@@ -28,9 +28,9 @@ impl Changes {
         let text = skip_comments(text);
         let word = text.split(|byte: char| !byte.is_ascii_alphabetic()).next().unwrap_or("");
         match kind {
-            _ if text.is_empty() || self.is_lasting => {}
-            Kind::Postgres => self.is_lasting = changes_postgres(word, text),
-            Kind::MySql => self.is_lasting = changes_mysql(word, text),
+            _ if text.is_empty() => {}
+            Kind::Postgres => self.is_lasting |= changes_postgres(word, text),
+            Kind::MySql => self.is_lasting |= changes_mysql(word, text),
             Kind::SqliteFile | Kind::SqliteMemory => self.note_sqlite(word, text),
             Kind::Other => self.is_lasting = true,
         }
@@ -42,9 +42,7 @@ impl Changes {
         } else if is(word, "CREATE") {
             self.has_temporary |= contains(text, "temp");
         } else if is(word, "ATTACH") {
-            let name = text.trim_end_matches(|end: char| end.is_whitespace() || end == ';');
-            let name = name.rsplit(char::is_whitespace).next().unwrap_or("");
-            self.attached.push(name.trim_matches(['"', '\'', '`', '[', ']']).to_owned());
+            self.attached.push(last_name(text).to_owned());
         }
     }
 }
@@ -53,11 +51,45 @@ impl Changes {
 fn changes_postgres(word: &str, text: &str) -> bool {
     // Those of the drivers and of nearly all programs first.
     const HARMLESS: [&str; 39] = [
-        "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES", "BEGIN", "START", "COMMIT",
-        "ROLLBACK", "SAVEPOINT", "RELEASE", "END", "ABORT", "MERGE", "TABLE", "EXPLAIN", "SHOW",
-        "LOCK", "NOTIFY", "LISTEN", "UNLISTEN", "COPY", "CREATE", "ALTER", "DROP", "TRUNCATE",
-        "COMMENT", "GRANT", "REVOKE", "ANALYZE", "VACUUM", "REINDEX", "REFRESH", "DECLARE",
-        "FETCH", "CLOSE", "PREPARE", "EXECUTE",
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "WITH",
+        "VALUES",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "END",
+        "ABORT",
+        "MERGE",
+        "TABLE",
+        "EXPLAIN",
+        "SHOW",
+        "LOCK",
+        "NOTIFY",
+        "LISTEN",
+        "UNLISTEN",
+        "COPY",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "TRUNCATE",
+        "COMMENT",
+        "GRANT",
+        "REVOKE",
+        "ANALYZE",
+        "VACUUM",
+        "REINDEX",
+        "REFRESH",
+        "DECLARE",
+        "FETCH",
+        "CLOSE",
+        "PREPARE",
+        "EXECUTE",
     ];
     if is(word, "SET") {
         let scope = text[word.len()..].split_ascii_whitespace().next().unwrap_or("");
@@ -84,14 +116,52 @@ fn sets_a_setting(text: &str) -> bool {
 /// Locks of both kinds are let go of in any case.
 fn changes_mysql(word: &str, text: &str) -> bool {
     const HARMLESS: [&str; 32] = [
-        "SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES", "BEGIN", "START",
-        "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "TABLE", "EXPLAIN", "DESCRIBE", "DESC",
-        "SHOW", "LOCK", "UNLOCK", "CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "GRANT",
-        "REVOKE", "ANALYZE", "OPTIMIZE", "CHECK", "FLUSH", "DO",
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "REPLACE",
+        "WITH",
+        "VALUES",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "TABLE",
+        "EXPLAIN",
+        "DESCRIBE",
+        "DESC",
+        "SHOW",
+        "LOCK",
+        "UNLOCK",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "TRUNCATE",
+        "RENAME",
+        "GRANT",
+        "REVOKE",
+        "ANALYZE",
+        "OPTIMIZE",
+        "CHECK",
+        "FLUSH",
+        "DO",
     ];
     // A variable of the session can be set in any statement.
     let is_harmless = HARMLESS.iter().any(|harmless| is(word, harmless)) && !text.contains('@');
     !is_harmless || (is(word, "CREATE") && contains(text, "temporary"))
+}
+
+/// The name at the end of a text, quoted or not.
+fn last_name(text: &str) -> &str {
+    let text = text.trim_end_matches(|end: char| end.is_whitespace() || end == ';');
+    let quoted = ["\"\"", "''", "``", "[]"].iter().find_map(|pair| {
+        let (open, close) = pair.split_at(1);
+        text.strip_suffix(close)?.rsplit(open).next()
+    });
+    quoted.or_else(|| text.rsplit(char::is_whitespace).next()).unwrap_or("")
 }
 
 /// The text from its first statement on.
@@ -189,9 +259,9 @@ mod tests {
         }
         assert!(!changes.is_lasting && !changes.has_temporary && changes.attached.is_empty());
         changes.note(Kind::SqliteFile, "CREATE TEMP TABLE t (a)", false);
-        changes.note(Kind::SqliteFile, "attach database 'x.db' as \"other\" ;", false);
+        changes.note(Kind::SqliteFile, "attach database 'x.db' as \"the other\" ;", false);
         assert!(!changes.is_lasting && changes.has_temporary);
-        assert_eq!(changes.attached, ["other"]);
+        assert_eq!(changes.attached, ["the other"]);
         changes.note(Kind::SqliteMemory, "PRAGMA foreign_keys = OFF", false);
         assert!(changes.is_lasting);
     }
