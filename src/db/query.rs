@@ -102,10 +102,25 @@ impl Query {
     }
 
     /// Counts one more statement of a batch that was sent as one text.
+    ///
+    /// It has been executed, but past a hard limit nobody gets its answer.
     #[cfg(feature = "sqlx")]
-    pub(crate) fn count_next_of_batch(&mut self) {
+    pub(crate) fn count_next_of_batch(&mut self) -> Result<(), Cut> {
         self.charge(|meter, key| meter.add(Resource::Queries, 1, Suspect::Statement(key)));
         self.recorded.add_one();
+        let mut chain = self.meter.iter().flat_map(|meter| meter.chain());
+        chain.find_map(Meter::refuse_answer).map_or(Ok(()), Err)
+    }
+
+    /// Whether so many rows more cross a limit.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn crosses_with_rows(&self, rows: u64) -> bool {
+        let crosses = |meter: &Meter| {
+            let limits = meter.limits();
+            let limit = limits.soft(Resource::Rows).min(limits.hard(Resource::Rows));
+            meter.used(Resource::Rows).saturating_add(rows) > limit
+        };
+        self.meter.iter().flat_map(|meter| meter.chain()).any(crosses)
     }
 
     fn charge(&self, charge: impl Fn(&Meter, Key)) {

@@ -117,6 +117,14 @@ impl Meter {
         self.cut().expect("a hard limit that was crossed cuts").clone()
     }
 
+    /// Refuses the answer to what was executed, if a hard limit has been crossed.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn refuse_answer(&self) -> Option<Cut> {
+        let cut = self.cut()?;
+        self.refused.store(true, Relaxed);
+        Some(cut.clone())
+    }
+
     /// Counts one command that got its connection now, here and in all that this work runs inside, and
     /// times it until its end.
     #[cfg(feature = "mongodb")]

@@ -447,7 +447,7 @@ impl Meter {
         memory::is_measured().then_some(net)
     }
 
-    fn used(&self, resource: Resource) -> u64 {
+    pub(crate) fn used(&self, resource: Resource) -> u64 {
         self.used[resource.index()].load(Relaxed)
     }
 

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use crate::account::Ledger;
 use crate::witness::{Witness, unmeasured};
-use crate::{is_refusal, pool, settle};
+use crate::{is_refusal, pool, settle, usage_of};
 
 /// The violation in the error of a statement that was not sent.
 fn refusal(error: sqlx::Error) -> Violation {
@@ -249,4 +249,45 @@ async fn a_process_with_a_pool_is_not_told_that_it_measures_no_queries() {
     // The very same look at the events does see what is said.
     async {}.budgeted("memory", Budget::new().memory(1)).await.unwrap();
     assert_eq!(unmeasured(), ["memory"]);
+}
+
+#[tokio::test]
+async fn a_batch_that_crosses_a_hard_limit_is_refused_its_answer() {
+    let pool = pool().await;
+    let work = async {
+        let batch = "SELECT 1; SELECT 2; SELECT 3; SELECT 4; SELECT 5";
+        sqlx::raw_sql(batch).execute(&pool).await.map(drop)
+    };
+    let budget = Budget::new().queries(Limit::hard(2));
+    let cut = work.budgeted("batch", budget).await.unwrap_err();
+    assert!(cut.to_string().starts_with("batch was cut: 3 queries, limit 2"), "{cut}");
+}
+
+#[tokio::test]
+async fn rows_of_a_fetch_that_fails_are_nobodys() {
+    let pool = pool().await;
+    let usage = usage_of(async {
+        // The smallest number has no absolute value.
+        let fifth = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) \
+                     SELECT abs(-9223372036854775808 + 5 - i) FROM n";
+        let rows = sqlx::query(fifth).fetch_all(&pool).await;
+        rows.map(drop).unwrap_err();
+        assert_eq!(sqlx::query("SELECT 1 UNION SELECT 2").fetch_all(&pool).await.unwrap().len(), 2);
+    });
+    let usage = usage.await;
+    assert_eq!((usage.queries, usage.rows), (2, 2));
+}
+
+#[tokio::test]
+async fn a_beginning_that_cannot_be_inside_another_is_not_counted() {
+    let pool = pool().await;
+    let usage = usage_of(async {
+        let mut transaction = pool.begin().await.unwrap();
+        let inner = transaction.begin_with("BEGIN IMMEDIATE").await;
+        assert!(matches!(inner.unwrap_err(), sqlx::Error::InvalidSavePointStatement));
+        transaction.commit().await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        connection.begin_with("BEGIN IMMEDIATE").await.unwrap().rollback().await.unwrap();
+    });
+    assert_eq!(usage.await.transactions, 2);
 }

@@ -11,8 +11,10 @@ use sqlx::{Database, Either, Executor};
 
 use super::connection::Connection;
 use super::execution::Execution;
+use super::refuse;
 use super::request::Request;
 use crate::db::{Begun, Query, driver};
+use crate::error::Cut;
 
 pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
@@ -29,8 +31,8 @@ pub(super) struct Results<'e, DB: Database> {
 pub(super) enum Rows {
     /// They go to the caller one by one, who can ask how many there were.
     HandedOut,
-    /// They are kept until all are there, and asked for as long as there are any: so they are counted where
-    /// the next has to be waited for.
+    /// They are kept until all are there, and counted then; or where the next has to be waited for, as soon as
+    /// they cross a limit.
     KeptForAWhile,
     /// By the executor's `execute`.
     ThrownAway,
@@ -134,15 +136,22 @@ where
                 Poll::Pending => query.resume(),
                 Poll::Ready(_) => query.pause(),
             }
-            if let Poll::Ready(Some(step)) = &polled {
-                batch.arrived(step, query);
+            if let Poll::Ready(Some(step)) = &polled
+                && let Err(cut) = batch.arrived(step, query)
+            {
+                self.state = State::Done;
+                return Poll::Ready(Some(Err(refuse(cut))));
             }
             match (&polled, *rows) {
                 (Poll::Ready(Some(Ok(Either::Right(_)))), Rows::HandedOut) => query.add_rows(1),
                 (Poll::Ready(Some(Ok(Either::Right(_)))), Rows::KeptForAWhile) => {
                     *kept = kept.saturating_add(1);
                 }
-                _ if *kept > 0 => query.add_rows(mem::take(kept)),
+                // Nobody gets them if the rest does not come, unless they are too many already.
+                (Poll::Pending, _) if *kept > 0 && query.crosses_with_rows(*kept) => {
+                    query.add_rows(mem::take(kept));
+                }
+                (Poll::Ready(None), _) if *kept > 0 => query.add_rows(mem::take(kept)),
                 _ => {}
             }
         }
@@ -156,15 +165,24 @@ where
 
 impl Batch {
     /// Counts the statement that this is a result of, unless it has been counted.
-    fn arrived<L, R>(&mut self, step: &sqlx::Result<Either<L, R>>, query: &mut Query) {
+    ///
+    /// # Errors
+    ///
+    /// Refuses the results if that crosses a hard limit.
+    fn arrived<L, R>(
+        &mut self,
+        step: &sqlx::Result<Either<L, R>>,
+        query: &mut Query,
+    ) -> Result<(), Cut> {
         if !self.is_possible {
-            return;
+            return Ok(());
         }
         if !self.is_counted {
-            query.count_next_of_batch();
+            query.count_next_of_batch()?;
         }
         // The summary is the last result of a statement.
         self.is_counted = !matches!(step, Ok(Either::Left(_)));
+        Ok(())
     }
 }
 
