@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use request_budget::alloc::CountingAllocator;
 use request_budget::report::{Climb, Growth, Report, Reporter, fields};
+use request_budget::sqlx::Pool;
 use request_budget::{Budget, BudgetExt, Violation};
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
@@ -176,4 +177,49 @@ fn it_is_an_event_and_goes_along_with_another_reporter() {
     let bytes: usize = event[fields::GROWN].parse().unwrap();
     assert!((20 * KIB..20 * KIB + 500).contains(&bytes), "{bytes}");
     assert!(event["message"].ends_with(" kept over 2 runs"), "{event:?}");
+}
+
+/// So many runs of a job that takes statements on a pool; what each but the first retained, and what was
+/// told of it.
+fn with_statements(runs: usize) -> (Vec<u64>, Vec<Climb>) {
+    #[derive(Clone, Default)]
+    struct Retained(Arc<Mutex<Vec<u64>>>);
+
+    impl Reporter for Retained {
+        fn violation(&self, _: &Violation) {}
+
+        fn finished(&self, report: &Report<'_>) {
+            self.0.lock().unwrap().push(report.usage().retained.unwrap());
+        }
+    }
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&told);
+    let growth = Growth::new().with_listener(move |climb| keep.lock().unwrap().push(climb.clone()));
+    let retained = Retained::default();
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let pool = Pool::from(pool.connect("sqlite::memory:").await.unwrap());
+        for _ in 0..runs {
+            let work = async {
+                let mut transaction = pool.begin().await.unwrap();
+                sqlx::query("SELECT 1").fetch_one(&mut *transaction).await.unwrap();
+                transaction.commit().await.unwrap();
+                sqlx::query("SELECT 2").fetch_all(&pool).await.unwrap();
+            };
+            let work = work.budgeted("job", Budget::new());
+            work.with_reporter((growth.clone(), retained.clone())).await.unwrap();
+        }
+    });
+    let mut retained = std::mem::take(&mut *retained.0.lock().unwrap());
+    retained.remove(0);
+    (retained, std::mem::take(&mut told.lock().unwrap()))
+}
+
+#[test]
+fn giving_a_connection_back_is_nobodys_memory() {
+    let (retained, told) = with_statements(10_000);
+    // The thread of SQLite's driver frees what it was sent whenever it comes to it: some hundred bytes.
+    assert!(retained.iter().max() < Some(&512), "{:?}", retained.iter().max());
+    assert_eq!(told, []);
 }

@@ -14,6 +14,7 @@ mod mongo;
 mod mongo_cut;
 mod mongo_session;
 mod postgres;
+mod retained;
 mod sql;
 mod testing;
 
@@ -21,6 +22,10 @@ use std::env;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{self, Runtime};
+
+#[global_allocator]
+static ALLOC: request_budget::alloc::CountingAllocator =
+    request_budget::alloc::CountingAllocator::system();
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -34,6 +39,7 @@ fn main() {
     clean::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
+    retained::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }

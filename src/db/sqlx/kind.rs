@@ -67,5 +67,7 @@ fn debug<DB: Database>(options: &<DB::Connection as sqlx::Connection>::Options) 
 /// taken for one as well: it is cleaned then where it could have been closed.
 fn is_in_memory(options: &str) -> bool {
     let signs = ["in_memory: true", ":memory:", "mode=memory", "filename: \"\""];
-    signs.iter().any(|sign| options.contains(sign)) || options == "sqlite:" || options == "sqlite://"
+    signs.iter().any(|sign| options.contains(sign))
+        || options == "sqlite:"
+        || options == "sqlite://"
 }
