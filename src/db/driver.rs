@@ -8,6 +8,9 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "witness")]
+use crate::meter::recording::for_library;
+
+#[cfg(feature = "witness")]
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
@@ -35,7 +38,7 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
     }
 
     let _restore = Restore(RUNNING.replace(true));
-    piece()
+    for_library(piece)
 }
 
 /// Runs a piece of a driver's work; nobody asks for whom.

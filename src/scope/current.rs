@@ -148,8 +148,8 @@ impl<'a> Entered<'a> {
     #[inline(never)]
     fn enter_noting(&mut self) {
         let Some(meter) = &*self.slot else { return };
-        let polled = meter.polled();
         let _subscribed = Subscribed::new(meter, current);
+        let polled = meter.polled();
         let entering = Arc::as_ptr(meter);
         let meter = self.slot.take();
         *self.slot = HERE.with(|here| here.replace(meter));

@@ -7,7 +7,8 @@ use crate::violation::Line;
 pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
                                 the client by `request_budget::mongodb::Client`";
 pub(super) const CARRY: &str = "carry along the tasks that are part of the work, `request_budget::task::spawn` or \
-                                `.in_current_budget()`; measure a server by a `Recorder`";
+                                `.in_current_budget()`; measure a server by a `Recorder`; declare what is no part of it: \
+                                `testing::unrelated(..)`";
 pub(super) const RECORD: &str =
     "put it around the whole service that the client asks, `.layer(recorder.layer())`";
 pub(super) const WAIT: &str = "wait in the measured work for the tasks that it carries along";

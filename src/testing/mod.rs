@@ -84,13 +84,10 @@
 //!
 //! * when statements ran, but none of them through a metered pool or client,
 //! * when no metered pool or client exists in the process at all,
-//! * when the work executed none, while some ran in other tasks of the same runtime: children that were not carried
-//!   along, a server measured without a `Recorder`,
+//! * when the work executed none, while some that may be its own ran in other tasks of the same runtime: see
+//!   [what is suspected](#what-is-suspected),
 //! * when it executed none, while tasks that it has carried along were still running,
 //! * when no request of a client that a `Recorder` measures came to its layer.
-//!
-//! What ran in other tasks beside statements that the work did execute is no failure, since it may be
-//! somebody else's; a failure lists it, and [`Record::elsewhere`] has it.
 //!
 //! Statements on plain pools of sqlx are seen while work is measured, with their places, and
 //! count as queries here. Not seen is what such pools do in tasks that are not carried along, and what other plain
@@ -102,6 +99,24 @@
 //! export traces need). It sees the events of sqlx whatever the filter of that one; not if the
 //! logging of statements is switched off in the options of the pool, and not where the measured work itself
 //! puts another default subscriber in its place.
+//!
+//! # What is suspected
+//!
+//! A task that is spawned without being carried along leaves the measurement, and tokio does not say who
+//! spawned it. So a statement that ran meanwhile in the same runtime, in no measured work, is suspected to be
+//! part of it, and is in [`Record::elsewhere`], where it ran
+//!
+//! * in a task that was spawned while the measured work was polled (`spawn_blocking` is one as well), unless it is a
+//!   job with a budget of its own,
+//! * in a later task, if the measured work had spawned one that may have spawned it,
+//! * in a thread that was begun later and has but a handle of the runtime,
+//! * in a server of HTTP, unless a `Recorder` has seen the requests of the measured work.
+//!
+//! Not suspected is what ran in tasks and threads that were there before, in other tests, whether these measure
+//! or not, in other units of work and in what these spawned; so a background poller and tests on a shared runtime fail
+//! nobody. Where others spawn tasks on another thread at the very moment at which the measured work is
+//! polled, neither can be excluded: declare what is no part of it by [`unrelated`]. An actor that was
+//! there before is not seen: carry its messages along, or measure it by itself.
 //!
 //! # A paused clock
 //!
@@ -163,6 +178,7 @@
 
 mod advice;
 mod assertions;
+mod attribution;
 mod github;
 mod measure;
 mod message;
@@ -175,6 +191,7 @@ mod server;
 mod site;
 mod statement;
 mod tickets;
+mod unrelated;
 
 pub use measure::measure;
 pub use ratchet::{Comparison, Ratchet};
@@ -183,3 +200,4 @@ pub use scaling::{Scaling, scaling};
 #[cfg(feature = "http")]
 pub use server::{Recorder, RecorderBody, RecorderFuture, RecorderLayer, RecorderService};
 pub use site::Place;
+pub use unrelated::{Unrelated, unrelated};

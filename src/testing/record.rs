@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
+use super::attribution;
 use super::message;
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
@@ -170,12 +171,12 @@ impl<T> Record<T> {
         &self.account.unmetered
     }
 
-    /// The statements that ran meanwhile in the same runtime of tokio, but in no measured work, sorted by
-    /// their text.
+    /// The statements that ran meanwhile in the same runtime of tokio, in no measured work, and may yet be
+    /// part of it, sorted by their text.
     ///
     /// Through metered pools and clients: of tasks that were not carried along, of a server that no
-    /// [`Recorder`](super::Recorder) measures. They are in no count; what the test does beside the measured work is here
-    /// as well. Work with a budget of its own that was begun by measured work is not: it is meant to be apart.
+    /// [`Recorder`](super::Recorder) measures. They are in no count. What is known to be of others is not here: see
+    /// [what is suspected](super#what-is-suspected).
     pub fn elsewhere(&self) -> &[Statement] {
         &self.account.elsewhere
     }
@@ -236,7 +237,10 @@ impl Account {
             sites: tally.sites,
         };
         let unmetered = |entry: &&Arc<Entry>| entry.kind == Kind::Unmetered;
-        let elsewhere = recording.elsewhere();
+        let has_served = served.is_some_and(|served| served.requests > 0);
+        let mut strays = recording.strays();
+        strays.retain(|stray| !is_of_driver(&stray.entry));
+        let suspects = attribution::suspects(recording, &strays, has_served);
         let mut usage = meter.usage(Delta::default());
         usage.unmetered = entries.iter().filter(unmetered).map(|entry| entry.times()).sum();
         Self {
@@ -245,7 +249,7 @@ impl Account {
             transactions: of(Kind::is_transaction).into_iter().map(statement).collect(),
             external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
             unmetered: of(|kind| kind == Kind::Unmetered).into_iter().map(statement).collect(),
-            elsewhere: tally(elsewhere.iter().map(|entry| &**entry).filter(|e| !is_of_driver(e)))
+            elsewhere: tally(suspects.iter().map(|stray| &*stray.entry))
                 .into_iter()
                 .map(statement)
                 .collect(),

@@ -105,6 +105,30 @@ pub(super) fn asker(site: &Site) -> Asker {
     here.next().map_or(Asker::Unknown, Symbol::asker)
 }
 
+/// What the stack says of who runs something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stack {
+    /// A server of HTTP, for a request.
+    pub(super) is_served: bool,
+    /// A `BudgetLayer`, for a request.
+    pub(super) is_request: bool,
+    /// The thread of a test, or one that blocks on the runtime: the beginning of something.
+    pub(super) is_entry: bool,
+    /// The program is stripped of its symbols.
+    pub(super) is_unreadable: bool,
+}
+
+/// Who runs something, as far as the stack says.
+pub(super) fn stack(site: &Site) -> Stack {
+    let any = |is: fn(&Symbol) -> bool| site.0.iter().any(|ip| symbols(*ip).iter().any(is));
+    Stack {
+        is_served: any(Symbol::is_of_server),
+        is_request: any(Symbol::is_of_layer),
+        is_entry: any(Symbol::is_entry),
+        is_unreadable: !any(Symbol::is_of_this_library),
+    }
+}
+
 fn symbols(ip: usize) -> Symbols {
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(symbols) = known().get(&ip) {
@@ -206,6 +230,30 @@ impl Symbol {
             (Some(_), None) => false,
             (None, _) => self.is_in(&[], &["request_budget::"]),
         }
+    }
+
+    /// Whether it is of this very library, which is on every stack that it looks at.
+    fn is_of_this_library(&self) -> bool {
+        self.name.contains(env!("CARGO_CRATE_NAME"))
+    }
+
+    /// Whether it is of the layer that makes requests units of work.
+    fn is_of_layer(&self) -> bool {
+        self.is_in(
+            &[concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/")],
+            &[concat!(env!("CARGO_CRATE_NAME"), "::http::")],
+        )
+    }
+
+    /// Whether it is of what every server of HTTP runs on; a client executes no statements there.
+    fn is_of_server(&self) -> bool {
+        self.is_in(&["/hyper-", "/hyper-util-"], &["hyper::", "hyper_util::"])
+    }
+
+    /// Whether it is where a test, or a runtime that somebody owns, is run.
+    fn is_entry(&self) -> bool {
+        let files = ["/library/test/", "/src/runtime/runtime.rs"];
+        self.is_in(&files, &["test::", "tokio::runtime::runtime::Runtime::block_on"])
     }
 
     /// The place, if it is in the user's own code.
@@ -311,7 +359,7 @@ mod tests {
     fn it_is_known_what_asks() {
         let asker = |name: &str| Symbol { name: name.to_owned(), file: None, line: 0 }.asker();
         let worker = "sqlx_sqlite::connection::worker::ConnectionWorker";
-        let sqlite = |command| Some(Asker::SqliteDriver(command));
+        let sqlite = |command| Asker::SqliteDriver(command);
         assert_eq!(
             asker(&format!("{worker}::execute::{{{{closure}}}}")),
             sqlite(Command::Statement)
@@ -323,10 +371,8 @@ mod tests {
         let executor = "<&mut sqlx_sqlite::SqliteConnection as sqlx_core::Executor>::fetch_many";
         assert_eq!(asker(executor), sqlite(Command::Unknown));
         let run = "sqlx_postgres::connection::executor::<impl PgConnection>::run::{{closure}}";
-        assert_eq!(asker(run), Some(Asker::OtherDriver(Command::Statement)));
-        assert_eq!(asker("app::handler"), Some(Asker::Unknown));
-        assert_eq!(asker("<T as core::future::Future>::poll"), Some(Asker::Unknown));
-        assert_eq!(asker("core::ops::function::FnOnce::call_once"), None);
+        assert_eq!(asker(run), Asker::OtherDriver(Command::Statement));
+        assert_eq!(asker("app::handler"), Asker::Other);
     }
 
     #[test]

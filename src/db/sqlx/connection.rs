@@ -12,6 +12,7 @@ use super::control::{Sent, queue, send};
 use super::execution::uncounted;
 use super::kind::Kind;
 use super::transaction::Transaction;
+use crate::meter::recording::for_library;
 use crate::{memory, scope};
 
 /// A connection whose statements are counted, of a pool or by itself.
@@ -194,8 +195,9 @@ impl<DB: Database> Drop for Connection<DB> {
         } else if self.was_interrupted || !self.is_settled() || is_abandoned() {
             clean::give_back(raw, self.kind, mem::take(&mut self.changes));
         } else {
-            // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory.
-            memory::aside(|| drop(raw));
+            // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory, and no task
+            // that the work spawned.
+            memory::aside(|| for_library(|| drop(raw)));
         }
     }
 }

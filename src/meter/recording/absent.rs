@@ -53,6 +53,11 @@ impl Subscribed {
     }
 }
 
+#[cfg(feature = "sqlx")]
+pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
+    piece()
+}
+
 /// Whether anything in the process is being recorded.
 pub(crate) fn is_live() -> bool {
     false

@@ -7,11 +7,15 @@
 mod absent;
 #[cfg(feature = "testing")]
 mod present;
+#[cfg(feature = "testing")]
+mod spawns;
 
 #[cfg(not(feature = "testing"))]
 pub(crate) use absent::*;
 #[cfg(feature = "testing")]
 pub(crate) use present::*;
+#[cfg(feature = "testing")]
+pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered, for_library};
 
 /// What kind of thing is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,6 +12,7 @@ use tracing::{Dispatch, Span};
 
 use super::super::Meter;
 use super::Kind;
+use super::spawns::{Existing, OnBehalf, Spawned, Whereabouts};
 use crate::memory;
 use crate::time::nanos;
 
@@ -44,20 +45,35 @@ pub(crate) fn is_live() -> bool {
     LIVE.load(Relaxed) > 0
 }
 
-/// The recordings of this process, each with the runtime in which it was started.
-static RUNNING: Mutex<Vec<(runtime::Id, Weak<Recording>)>> = Mutex::new(Vec::new());
+/// The recordings of this process that were started in a runtime.
+static RUNNING: Mutex<Vec<Weak<Recording>>> = Mutex::new(Vec::new());
 
-fn running() -> MutexGuard<'static, Vec<(runtime::Id, Weak<Recording>)>> {
+fn lock_running() -> MutexGuard<'static, Vec<Weak<Recording>>> {
     // No access panics half way, so a poisoned list is whole.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The recordings that are running. The lock is released by then: dropping a recording takes it.
+pub(super) fn running() -> Vec<Arc<Recording>> {
+    lock_running().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// A statement that ran in no recorded work.
+#[derive(Debug, Clone)]
+pub(crate) struct Stray {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) ran: Arc<Whereabouts>,
 }
 
 /// All that a unit of work does, one entry for each thing.
 #[derive(Debug)]
 pub(crate) struct Recording {
     entries: Mutex<Vec<Arc<Entry>>>,
+    runtime: Option<runtime::Id>,
+    existing: Existing,
+    spawned: Mutex<Spawned>,
     /// Statements of the same runtime that are part of no recorded work.
-    elsewhere: Mutex<Vec<Arc<Entry>>>,
+    strays: Mutex<Vec<Stray>>,
     /// Futures and closures that are carried along, and not over yet.
     carried: AtomicUsize,
     /// The subscriber while the recorded work runs.
@@ -71,13 +87,16 @@ impl Recording {
         LIVE.fetch_add(1, Relaxed);
         let recording = Arc::new(Self {
             entries: Mutex::default(),
-            elsewhere: Mutex::default(),
+            runtime: Handle::try_current().ok().map(|here| here.id()),
+            existing: memory::aside(Existing::now),
+            spawned: Mutex::default(),
+            strays: Mutex::default(),
             carried: AtomicUsize::new(0),
             subscriber: OnceLock::new(),
             peak: Mutex::default(),
         });
-        if let Ok(here) = Handle::try_current() {
-            running().push((here.id(), Arc::downgrade(&recording)));
+        if recording.runtime.is_some() {
+            lock_running().push(Arc::downgrade(&recording));
         }
         recording
     }
@@ -97,8 +116,23 @@ impl Recording {
     }
 
     /// The statements that ran meanwhile in the same runtime, and in no recorded work.
-    pub(crate) fn elsewhere(&self) -> Vec<Arc<Entry>> {
-        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn strays(&self) -> Vec<Stray> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The runtime in which it was started.
+    pub(super) fn runtime(&self) -> Option<runtime::Id> {
+        self.runtime
+    }
+
+    /// The tasks and threads that are older than this recording.
+    pub(crate) fn existing(&self) -> &Existing {
+        &self.existing
+    }
+
+    /// The tasks that were spawned since.
+    pub(crate) fn spawned(&self) -> MutexGuard<'_, Spawned> {
+        self.spawned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many futures and closures that are carried along are not over yet.
@@ -115,7 +149,7 @@ impl Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         LIVE.fetch_sub(1, Relaxed);
-        running().retain(|(_, recording)| recording.strong_count() > 0);
+        lock_running().retain(|recording| recording.strong_count() > 0);
     }
 }
 
@@ -145,30 +179,55 @@ impl Drop for Carry {
     }
 }
 
-/// Notes a statement that is part of no recorded work with what is recorded in the same runtime: it may have
+/// Notes a statement that is part of no work at all with what is recorded in the same runtime: it may have
 /// been meant to be part of that.
 pub(crate) fn record_elsewhere(kind: Kind, text: Option<&str>) -> Recorded {
-    if !is_live() {
+    if is_live() { record_stray(kind, text, false) } else { Recorded::default() }
+}
+
+fn record_stray(kind: Kind, text: Option<&str>, is_in_unit: bool) -> Recorded {
+    if is_unrelated() {
         return Recorded::default();
     }
     memory::aside(|| {
         let Ok(here) = Handle::try_current() else { return Recorded::default() };
-        // Let go of the lock first: dropping a recording takes it.
-        let recordings = running()
-            .iter()
-            .filter(|(runtime, _)| *runtime == here.id())
-            .filter_map(|(_, recording)| recording.upgrade())
-            .collect::<Vec<_>>();
+        let mut recordings = running();
+        recordings.retain(|recording| recording.runtime == Some(here.id()));
         if recordings.is_empty() {
             return Recorded::default();
         }
         let entry = Entry::new(kind, text, Site::capture());
+        let ran = Arc::new(Whereabouts::here(is_in_unit));
         for recording in recordings {
-            let mut elsewhere = recording.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-            elsewhere.push(entry.clone());
+            let mut strays = recording.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.push(Stray { entry: entry.clone(), ran: ran.clone() });
         }
         Recorded(Some(entry))
     })
+}
+
+thread_local! {
+    static IS_UNRELATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether what runs here was declared to be unrelated to what is recorded.
+fn is_unrelated() -> bool {
+    IS_UNRELATED.get()
+}
+
+/// Runs what is declared to be unrelated to what is recorded.
+pub(crate) fn unrelated<T>(piece: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_UNRELATED.set(self.0);
+        }
+    }
+
+    let _restore = Restore(IS_UNRELATED.replace(true));
+    let _on_behalf = if is_live() { OnBehalf::of_unrelated() } else { None };
+    piece()
 }
 
 /// One thing that was done.
@@ -275,7 +334,7 @@ impl Meter {
         self.recording.as_ref()
     }
 
-    fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
+    pub(super) fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
         self.chain().filter_map(Self::recording)
     }
 
@@ -286,7 +345,7 @@ impl Meter {
             return Recorded::default();
         }
         if kind.is_statement() && self.is_elsewhere() {
-            return record_elsewhere(kind, text);
+            return record_stray(kind, text, true);
         }
         memory::aside(|| self.record_in_all(kind, text, Site::capture))
     }
@@ -328,6 +387,8 @@ impl Meter {
 /// The subscriber of a recording, and the watch on memory, while the recorded work runs on this thread.
 #[derive(Debug, Default)]
 pub(crate) struct Subscribed {
+    // First, so that what the subscriber spawns when it is dropped is not the work's.
+    _on_behalf: Option<OnBehalf>,
     _subscriber: Option<DefaultGuard>,
     watches: bool,
 }
@@ -358,6 +419,7 @@ impl Subscribed {
         Self {
             _subscriber: memory::aside(|| subscriber.map(set_default)),
             watches: new.is_some() && memory::watch(),
+            _on_behalf: OnBehalf::of(entering),
         }
     }
 }
