@@ -9,7 +9,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::error::BodyError;
+use super::error::{BodyError, BoxError};
 use super::idle::Idle;
 use crate::deadline::{Detachable, Held, Timer};
 use crate::report::Outcome;
@@ -101,6 +101,13 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// An empty body of no request, for layers around this one that answer by themselves.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::rejected(Bytes::new())
+    }
+}
+
 /// Drops the body, then reports the end, unless both were done before.
 fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     let Some(mut work) = work.take() else { return };
@@ -131,10 +138,10 @@ fn poll_on<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<()> {
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body<Data: From<Bytes>>,
+    B: Body<Data: From<Bytes>, Error: Into<BoxError>>,
 {
     type Data = B::Data;
-    type Error = BodyError<B::Error>;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -177,7 +184,7 @@ where
             },
             Poll::Ready(Some(Err(error))) => {
                 end(this.inner, this.work, Outcome::Error);
-                return Poll::Ready(Some(Err(BodyError::Inner(error))));
+                return Poll::Ready(Some(Err(BodyError::Inner(error.into()))));
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
@@ -208,7 +215,7 @@ where
             },
         };
         end(this.inner, this.work, Outcome::Cut);
-        Poll::Ready(Some(Err(BodyError::Cut(cut))))
+        Poll::Ready(Some(Err(BodyError::cut(cut))))
     }
 
     fn is_end_stream(&self) -> bool {

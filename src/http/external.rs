@@ -1,7 +1,6 @@
 //! A client whose calls are external calls.
 
 use std::borrow::Cow;
-use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,8 +9,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::error::{BoxError, ExternalError};
 use crate::deadline::External;
-use crate::error::Cut;
 
 /// Makes every call of a tower client a call to an external system.
 ///
@@ -94,15 +93,15 @@ impl<S> ExternalService<S> {
 
 impl<S, Request> Service<Request> for ExternalService<S>
 where
-    S: Service<Request>,
+    S: Service<Request, Error: Into<BoxError>>,
 {
     type Response = S::Response;
-    type Error = ExternalError<S::Error>;
+    type Error = ExternalError;
     type Future = ExternalFuture<S::Future>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(ExternalError::Inner)
+        self.inner.poll_ready(cx).map_err(ExternalError::inner)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
@@ -122,13 +121,14 @@ pin_project! {
 impl<F, T, E> Future for ExternalFuture<F>
 where
     F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
 {
-    type Output = Result<T, ExternalError<E>>;
+    type Output = Result<T, ExternalError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(self.project().call.poll(cx)) {
-            Ok(answer) => answer.map_err(ExternalError::Inner),
-            Err(cut) => Err(ExternalError::Cut(cut)),
+            Ok(answer) => answer.map_err(ExternalError::inner),
+            Err(cut) => Err(ExternalError::cut(cut)),
         })
     }
 }
@@ -138,25 +138,3 @@ impl<F> fmt::Debug for ExternalFuture<F> {
         f.debug_tuple("ExternalFuture").field(&self.call).finish()
     }
 }
-
-/// The error of a call through an [`ExternalService`].
-#[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a call fails by itself or is cut; there is no third")]
-pub enum ExternalError<E> {
-    /// The error of the client; prints as that error does.
-    Inner(E),
-    /// The time for the call was up, or it was refused.
-    Cut(Cut),
-}
-
-impl<E: fmt::Display> fmt::Display for ExternalError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inner(error) => error.fmt(f),
-            Self::Cut(cut) => cut.fmt(f),
-        }
-    }
-}
-
-// Asks for `Display` and not for `Error`, which the boxed errors of tower's stacks lack.
-impl<E: fmt::Debug + fmt::Display> Error for ExternalError<E> {}

@@ -49,8 +49,9 @@ pub use body::ResponseBody;
 pub use deadline::{
     DeadlineLayer, DeadlineService, GRPC_TIMEOUT, QueueTime, REQUEST_START, TIMEOUT_MS,
 };
-pub use error::BodyError;
-pub use external::{ExternalError, ExternalFuture, ExternalLayer, ExternalService};
+pub(crate) use error::held;
+pub use error::{BodyError, ExternalError};
+pub use external::{ExternalFuture, ExternalLayer, ExternalService};
 pub use future::ResponseFuture;
 pub use layer::BudgetLayer;
 pub use policy::{ByRoute, Naming, Policy};

@@ -8,6 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
+use super::error::BoxError;
 use super::future::ResponseFuture;
 use super::layer::Hooks;
 use super::policy::{ByRoute, Naming, Policy};
@@ -51,7 +52,7 @@ where
     S: Service<Request<ReqBody>, Response = Response<ResBody>, Future: Detachable>,
     P: Policy<ReqBody>,
     N: Naming<ReqBody>,
-    ResBody: Body<Data: From<Bytes>> + Detachable,
+    ResBody: Body<Data: From<Bytes>, Error: Into<BoxError>> + Detachable,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;

@@ -202,9 +202,7 @@ fn refused(url: &str) {
         let work = async {
             for id in 100..110 {
                 if let Err(error) = sqlx::query(insert.clone()).bind(id).execute(&pool).await {
-                    let sqlx::Error::Io(io) = error else { panic!("{error}") };
-                    let cut = io.into_inner().and_then(|inner| inner.downcast::<Cut>().ok());
-                    return cut.expect("holds the cut").to_string();
+                    return Cut::find(&error).expect("holds the cut").to_string();
                 }
             }
             unreachable!("the fourth is refused")

@@ -130,9 +130,8 @@ fn the_wrapped_service_can_be_reached() {
 
 #[test]
 fn an_error_of_a_body_prints_as_it_does_itself() {
-    let error = BodyError::Inner(Failure);
+    let error = BodyError::Inner(Failure.into());
     assert_eq!(error.to_string(), Failure.to_string());
-    assert!(std::error::Error::source(&error).is_none(), "it would be printed twice");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod body_end;
 mod clients;
+mod errors;
 mod external;
 mod forwarding;
 mod naming;

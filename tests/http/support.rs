@@ -276,7 +276,7 @@ pub(crate) fn data(text: &str) -> Given {
 /// Polls a body once.
 pub(crate) fn next<B>(body: &mut Pin<Box<ResponseBody<B>>>) -> Given
 where
-    B: Body<Data = Bytes, Error: fmt::Display>,
+    B: Body<Data = Bytes, Error: Into<tower::BoxError>>,
 {
     match body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())) {
         Poll::Pending => Given::Nothing,

@@ -17,8 +17,9 @@ use crate::{is_refusal, pool, settle, usage_of};
 
 /// The violation in the error of a statement that was not sent.
 fn refusal(error: sqlx::Error) -> Violation {
-    let sqlx::Error::Io(error) = error else { panic!("not of the kind that is promised: {error}") };
-    let inner = error.into_inner().expect("it holds the reason");
+    let sqlx::Error::Configuration(inner) = error else {
+        panic!("not of the kind that is promised: {error}")
+    };
     inner.downcast::<Cut>().expect("the reason is the cut").into_violation()
 }
 

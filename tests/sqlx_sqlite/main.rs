@@ -84,8 +84,7 @@ async fn settle(pool: &Pool<Sqlite>) {
 
 /// Whether the statement was not sent because of a hard limit.
 fn is_refusal(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Io(error) = error else { return false };
-    error.get_ref().is_some_and(|inner| inner.is::<Cut>())
+    matches!(error, sqlx::Error::Configuration(inner) if inner.is::<Cut>())
 }
 
 /// Runs this as a unit of work, and gives its usage once it has ended.

@@ -135,7 +135,7 @@ impl Unit {
                 match end {
                     End::Commit => match transaction.commit().await {
                         // What was refused is missing: the rest is not made to last.
-                        Ok(()) | Err(sqlx::Error::Io(_)) => {}
+                        Ok(()) | Err(sqlx::Error::Configuration(_)) => {}
                         Err(error) => panic!("{error}"),
                     },
                     End::Rollback => transaction.rollback().await.unwrap(),

@@ -145,7 +145,7 @@ impl<DB: Database> Connection<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the driver, or an [`sqlx::Error::Io`] past a hard limit.
+    /// Returns the error of the driver, or an [`sqlx::Error::Configuration`] past a hard limit.
     pub async fn begin(&mut self) -> sqlx::Result<Transaction<'_, DB>> {
         Transaction::begin(self, None).await
     }

@@ -70,7 +70,9 @@
 //! # What is refused
 //!
 //! A statement past a hard limit is not handed to the driver. Its caller gets a
-//! [`sqlx::Error::Io`] that holds a [`Cut`], and the unit of work ends.
+//! [`sqlx::Error::Configuration`] whose source is a [`Cut`], which [`Cut::find`] finds, and the unit of work
+//! ends. Helpers that try again what may pass take `Io`, `Tls`, `Protocol`, `PoolTimedOut`, `WorkerCrashed` and
+//! some of `Database` for that; a wrong configuration they do not, since waiting does not mend it.
 //!
 //! # Cancellation
 //!
@@ -112,7 +114,11 @@ pub use transaction::Transaction;
 
 use crate::error::Cut;
 
-/// Tells the caller of the driver that its statement was not sent.
+/// Says to the caller of the driver that its statement was not sent.
+///
+/// The variant is one that holds an error as its source and that no retry helper takes for transient: not `Io`
+/// or `Tls`, which stand for a broken connection, nor `Database`, whose code is asked. `Encode`, `Decode` and
+/// `AnyDriverError` are permanent as well, but name a value as the culprit.
 fn refuse(cut: Cut) -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::other(cut))
+    sqlx::Error::Configuration(Box::new(cut))
 }

@@ -57,7 +57,7 @@ impl<DB: Database> Pool<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the pool or of the driver, or an [`sqlx::Error::Io`] past a hard limit.
+    /// Returns the error of the pool or of the driver, or an [`sqlx::Error::Configuration`] past a hard limit.
     pub async fn begin(&self) -> sqlx::Result<Transaction<'static, DB>> {
         Transaction::begin_pooled(self.acquire().await?, None).await
     }

@@ -81,7 +81,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     /// # Errors
     ///
     /// Returns the error of the driver. Where a hard limit has refused something to the unit of work it
-    /// is an [`sqlx::Error::Io`], and the changes are undone: some of them are missing. Where a savepoint in
+    /// is an [`sqlx::Error::Configuration`], and the changes are undone: some of them are missing. Where a savepoint in
     /// it was dropped midway, so that they are undone already, it is an [`sqlx::Error::Protocol`].
     pub async fn commit(mut self) -> sqlx::Result<()> {
         TransactionWait::may_commit().map_err(refuse)?;
