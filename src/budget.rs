@@ -342,6 +342,19 @@ impl Budget {
         self.set(Resource::TotalTime, soft, Some(nanos(most).min(before)))
     }
 
+    /// Leaves at most what the caller has left.
+    #[cfg(feature = "http")]
+    pub(crate) fn shorten_total_time_for_caller(self, most: Duration) -> Self {
+        if nanos(most) >= self.limits().hard(Resource::TotalTime) {
+            return self;
+        }
+        let mut budget = self.shorten_total_time(most);
+        if let Some(limits) = &mut budget.limits {
+            Arc::make_mut(limits).is_caller_s_time = true;
+        }
+        budget
+    }
+
     /// Takes what has passed already from the total time, if that is limited.
     #[cfg(feature = "http")]
     pub(crate) fn charge_total_time(self, passed: Duration) -> Self {
@@ -429,6 +442,8 @@ pub(crate) struct Limits {
     bounds: [Bounds; Resource::COUNT],
     /// The limits on the wall time say nothing of a response's body.
     pub(crate) end_at_headers: bool,
+    /// The hard limit on the wall time is the caller's and not ours.
+    pub(crate) is_caller_s_time: bool,
     /// How long work that has been ended may go on for the sake of MongoDB commands under way.
     pub(crate) grace: Duration,
     /// In place of the general timeout, for calls of one name.
@@ -455,6 +470,7 @@ impl Limits {
     const UNLIMITED: &Self = &Self {
         bounds: [Bounds { soft: NONE, hard: NONE }; Resource::COUNT],
         end_at_headers: false,
+        is_caller_s_time: false,
         grace: Duration::from_secs(5),
         external_timeouts: Vec::new(),
         exemption: None,

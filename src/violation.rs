@@ -107,15 +107,20 @@ pub enum Severity {
     /// A hard one: the work is cut, unless it was just finished; where it is the limit of one call to an
     /// external system, that call alone.
     Hard,
+    /// The deadline that the caller had set, where callers may and it was shorter than ours: the work is
+    /// cut, and no fault is the service's. See
+    /// [`with_incoming_deadlines`](crate::BudgetLayer::with_incoming_deadlines).
+    Caller,
 }
 
 impl Severity {
-    /// The stable name, as in events: "soft" or "hard".
+    /// The stable name, as in events: "soft", "hard" or "caller".
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Soft => "soft",
             Self::Hard => "hard",
+            Self::Caller => "caller",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::deadline::{Incoming, QueueTime};
+use super::incoming::{Incoming, QueueTime};
 use super::policy::ByRoute;
 use super::reject::Reject;
 use super::service::BudgetService;
@@ -63,17 +63,22 @@ impl<P, N> BudgetLayer<P, N> {
     /// Lets callers shorten the [`total_time`](crate::Budget::total_time) of their requests, by the
     /// headers [`grpc-timeout`](super::GRPC_TIMEOUT) and [`x-request-timeout-ms`](super::TIMEOUT_MS).
     ///
-    /// They can only shorten it; where there is no limit theirs is the limit. A value that makes no sense
-    /// is ignored, with an event at DEBUG.
+    /// They can only shorten it; where there is no limit theirs is the limit. A request that is cut at the
+    /// deadline of its caller is no fault of the service: the violation is of
+    /// [`Severity::Caller`](crate::Severity::Caller), and its event at DEBUG. A value that makes no sense is
+    /// ignored, with an event at DEBUG once in a while.
     #[must_use]
     pub fn with_incoming_deadlines(mut self) -> Self {
         self.hooks.incoming.honours_deadline = true;
         self
     }
 
-    /// Measures how long requests waited before they got here, by the header
-    /// [`x-request-start`](super::REQUEST_START) of a proxy in front, and charges it if so asked.
+    /// Measures how long requests waited before they got here, by the headers
+    /// [`x-request-start`](super::REQUEST_START) and [`x-queue-start`](super::QUEUE_START) of a proxy in
+    /// front, and charges it if so asked.
     ///
+    /// Of several times, in several headers or a joined one, the earliest counts. One in the future is now;
+    /// what is more than a day away, or no time at all, is ignored, with an event at DEBUG once in a while.
     /// Only as true as the clocks of the two machines agree: trust it where you run both.
     #[must_use]
     pub fn with_queue_time(mut self, queue_time: QueueTime) -> Self {

@@ -39,6 +39,7 @@ mod error;
 mod external;
 mod future;
 mod idle;
+mod incoming;
 mod layer;
 mod policy;
 mod problem;
@@ -46,13 +47,12 @@ mod reject;
 mod service;
 
 pub use body::ResponseBody;
-pub use deadline::{
-    DeadlineLayer, DeadlineService, GRPC_TIMEOUT, QueueTime, REQUEST_START, TIMEOUT_MS,
-};
+pub use deadline::{DeadlineLayer, DeadlineService};
 pub(crate) use error::held;
 pub use error::{BodyError, ExternalError};
 pub use external::{ExternalFuture, ExternalLayer, ExternalService};
 pub use future::ResponseFuture;
+pub use incoming::{GRPC_TIMEOUT, QUEUE_START, QueueTime, REQUEST_START, TIMEOUT_MS};
 pub use layer::BudgetLayer;
 pub use policy::{ByRoute, Naming, Policy};
 pub use problem::ProblemDetails;

@@ -84,15 +84,25 @@ impl Meter {
         // A hard crossing says all that the soft one would.
         let (news, known) = match severity {
             Severity::Soft => (soft, soft | hard),
-            Severity::Hard => (soft | hard, hard),
+            Severity::Hard | Severity::Caller => (soft | hard, hard),
         };
         if self.crossed.fetch_or(news, Relaxed) & known != 0 {
             return;
         }
         memory::aside(|| {
             let make = || self.violation(resource, severity, observed, limit, suspect);
-            report::violation(self, resource, severity, make);
+            report::violation(self, resource, self.whose(resource, severity), make);
         });
+    }
+
+    /// The severity of a crossing: a deadline that the caller has set is told from ours.
+    fn whose(&self, resource: Resource, severity: Severity) -> Severity {
+        match severity {
+            Severity::Hard if resource == Resource::TotalTime && self.limits().is_caller_s_time => {
+                Severity::Caller
+            }
+            severity => severity,
+        }
     }
 
     pub(crate) fn violation(
@@ -122,7 +132,7 @@ impl Meter {
         };
         Violation {
             resource,
-            severity,
+            severity: self.whose(resource, severity),
             limit: resource.amount(limit),
             observed: resource.amount(observed),
             work: self.name.to_string(),

@@ -45,6 +45,7 @@ pub(super) fn violation(meter: &Meter, violation: &Violation, left_out: u64) {
     inside_span(meter, || match violation.severity {
         Severity::Soft => violation_event!(Level::WARN, violation, left_out),
         Severity::Hard => violation_event!(Level::ERROR, violation, left_out),
+        Severity::Caller => violation_event!(Level::DEBUG, violation, left_out),
     });
 }
 

@@ -38,6 +38,8 @@ pub mod fields;
 mod growth;
 mod name;
 mod rate;
+#[cfg(feature = "http")]
+pub(crate) mod seldom;
 #[cfg(feature = "testing")]
 pub(crate) mod suite;
 pub(crate) mod unmeasured;

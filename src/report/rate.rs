@@ -52,7 +52,7 @@ impl Write for Hash<'_> {
 }
 
 /// The current second, by the clock of the runtime; all that counts is whether it is the same one.
-fn second() -> u32 {
+pub(super) fn second() -> u32 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
     let origin = *ORIGIN.get_or_init(|| now);

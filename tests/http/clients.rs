@@ -14,7 +14,7 @@ use request_budget::http::{
     REQUEST_START, TIMEOUT_MS,
 };
 use request_budget::report::Outcome;
-use request_budget::{Budget, BudgetExt, BudgetLayer, Limit, Resource};
+use request_budget::{Budget, BudgetExt, BudgetLayer, Limit, Resource, Severity};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
@@ -182,6 +182,24 @@ async fn a_caller_may_shorten_the_time_and_not_lengthen_it() {
     assert_eq!(lasts(with_theirs(), &both).await, ms(200));
     let unlimited = BudgetLayer::new(Budget::new()).with_incoming_deadlines();
     assert_eq!(lasts(unlimited, &theirs).await, ms(300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_the_caller_is_told_from_ours() {
+    let severities = async |theirs, budget: Budget| {
+        let ledger = Ledger::default();
+        let layer = BudgetLayer::new(budget).with_incoming_deadlines();
+        lasts(layer.with_reporter(ledger.clone()), &[(TIMEOUT_MS, theirs)]).await;
+        assert_eq!(ledger.outcomes(), [Outcome::Cut]);
+        ledger.violations().iter().map(|violation| violation.severity).collect::<Vec<_>>()
+    };
+    let second = || Budget::new().total_time(ms(1_000));
+    assert_eq!(severities("300", second()).await, [Severity::Caller]);
+    assert_eq!(severities("300", Budget::new()).await, [Severity::Caller]);
+    assert_eq!(severities("1000", second()).await, [Severity::Hard]);
+    assert_eq!(severities("2000", second()).await, [Severity::Hard]);
+    let soft_as_well = second().total_time(Limit::soft(ms(100)).and_hard(ms(1_000)));
+    assert_eq!(severities("300", soft_as_well).await, [Severity::Caller]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,50 @@
+//! Events that anybody outside can provoke, or that repeat with each request: one in a while.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::rate::second;
+
+/// Lets one event of its kind through each minute, and counts the rest.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    /// The second of the last one, plus one; 0 before the first.
+    last: AtomicU64,
+    left_out: AtomicU64,
+}
+
+impl Seldom {
+    const PAUSE: u64 = 60;
+
+    pub(crate) const fn new() -> Self {
+        Self { last: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// Whether the event may be emitted now, and how many were not since the last one that was.
+    pub(crate) fn admit(&self) -> Option<u64> {
+        self.admit_at(second().into())
+    }
+
+    fn admit_at(&self, second: u64) -> Option<u64> {
+        let now = second.saturating_add(1);
+        // The paused clock of another runtime may be behind.
+        let is_due = |last: u64| last == 0 || now.abs_diff(last) >= Self::PAUSE;
+        if self.last.fetch_update(Relaxed, Relaxed, |last| is_due(last).then_some(now)).is_ok() {
+            return Some(self.left_out.swap(0, Relaxed));
+        }
+        self.left_out.fetch_add(1, Relaxed);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_a_minute_is_emitted_and_the_rest_is_counted() {
+        let seldom = Seldom::new();
+        let admitted = [0, 0, 59, 60, 61, 119, 200].map(|second| seldom.admit_at(second));
+        assert_eq!(admitted, [Some(0), None, None, Some(2), None, None, Some(2)]);
+        assert_eq!(seldom.admit_at(100), Some(0), "of another clock");
+    }
+}
