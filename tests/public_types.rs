@@ -16,8 +16,8 @@ use request_budget::db::{BypassWitness, Query};
 use request_budget::deadline::{Detachable, External};
 use request_budget::http::{
     BodyError, BudgetService, ByRoute, DeadlineLayer, DeadlineService, ExternalError,
-    ExternalFuture, ExternalLayer, ExternalService, Naming, Policy, ProblemDetails, QueueTime,
-    Reject, ResponseBody, ResponseFuture,
+    ExternalFuture, ExternalLayer, ExternalService, GrpcStatus, Naming, Policy, ProblemDetails,
+    QueueTime, Reject, ResponseBody, ResponseFuture,
 };
 use request_budget::mongodb::{Client, ClientSession, Detail, StartSession, StartTransaction};
 use request_budget::report::{Attributes, Climb, Growth, Name, Outcome, Report, Reporter, Tally};
@@ -139,6 +139,7 @@ fn layers_and_services_are_handles() {
     handle::<BudgetService<(), Budget>>();
     handle::<ByRoute>();
     handle::<ProblemDetails>();
+    handle::<GrpcStatus>();
     handle::<ExternalLayer>();
     handle::<ExternalService<()>>();
     handle::<DeadlineLayer>();

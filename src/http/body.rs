@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::error::{BodyError, BoxError};
+use super::grpc::{self, Framing};
 use super::idle::Idle;
 use crate::deadline::{Detachable, Held, Timer};
 use crate::report::Outcome;
@@ -33,6 +34,8 @@ pin_project! {
         idle: Idle,
         sent: u64,
         complete: Complete,
+        // Of a gRPC call.
+        framing: Option<Framing>,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
@@ -42,6 +45,16 @@ pin_project! {
             end(this.inner, this.work, outcome);
         }
     }
+}
+
+/// What the head of the answer tells of its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) status: StatusCode,
+    /// How the work ends if the body is complete.
+    pub(super) outcome: Outcome,
+    pub(super) is_head: bool,
+    pub(super) is_call: bool,
 }
 
 /// What is known beforehand about the end of a body.
@@ -60,14 +73,8 @@ impl Complete {
 }
 
 impl<B: Body + Detachable> ResponseBody<B> {
-    pub(super) fn new(
-        body: B,
-        work: Work,
-        timer: Timer,
-        status: StatusCode,
-        is_head: bool,
-    ) -> Self {
-        let outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
+    pub(super) fn new(body: B, work: Work, timer: Timer, ending: Ending) -> Self {
+        let Ending { status, outcome, is_head, is_call } = ending;
         // The server drops the body of an answer that by definition has none.
         let is_bodiless = is_head
             || status.is_informational()
@@ -83,6 +90,7 @@ impl<B: Body + Detachable> ResponseBody<B> {
             work: Some(work),
             sent: 0,
             complete: Complete { outcome, length },
+            framing: is_call.then(Framing::default),
         }
     }
 }
@@ -97,6 +105,7 @@ impl<B> ResponseBody<B> {
             work: None,
             sent: 0,
             complete: Complete { outcome: Outcome::Cut, length: None },
+            framing: None,
         }
     }
 }
@@ -188,6 +197,11 @@ where
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                if let Some(framing) = this.framing {
+                    frame.data_ref().into_iter().for_each(|data| framing.follow(data));
+                    let told = frame.trailers_ref().and_then(grpc::outcome);
+                    this.complete.outcome = told.unwrap_or(this.complete.outcome);
+                }
                 *this.sent = this.sent.saturating_add(length);
                 add_sent(work, length);
                 // All of it was handed over, even if trailers may follow.
@@ -215,7 +229,12 @@ where
             },
         };
         end(this.inner, this.work, Outcome::Cut);
-        Poll::Ready(Some(Err(BodyError::cut(cut))))
+        Poll::Ready(Some(match this.framing.take() {
+            Some(framing) if framing.is_between_messages() => {
+                Ok(Frame::trailers(grpc::trailers(cut.violation())))
+            }
+            _ => Err(BodyError::cut(cut)),
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,14 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::Response;
+use http::request::Parts;
+use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::body::ResponseBody;
-use super::reject::{Reject, unavailable};
+use super::body::{Ending, ResponseBody};
+use super::grpc;
+use super::reject::{self, Reject};
 use crate::deadline::{Detachable, Held, Timer};
+use crate::memory;
 use crate::report::Outcome;
+use crate::report::method::Methods;
 use crate::scope::Work;
 
 pin_project! {
@@ -26,7 +30,7 @@ pin_project! {
         #[pin]
         timer: Timer,
         reject: Option<Arc<dyn Reject>>,
-        is_head: bool,
+        origin: Origin,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
@@ -39,16 +43,44 @@ pin_project! {
     }
 }
 
+/// What is kept of a request.
+#[derive(Debug)]
+pub(super) struct Origin {
+    is_head: bool,
+    pub(super) is_call: bool,
+    /// In a box: few want to see it.
+    parts: Option<Box<Parts>>,
+}
+
+impl Origin {
+    pub(super) fn of<B>(request: &Request<B>, reject: Option<&dyn Reject>) -> Self {
+        let parts = |_| {
+            let mut parts = Request::new(()).into_parts().0;
+            parts.method = request.method().clone();
+            parts.uri = request.uri().clone();
+            parts.version = request.version();
+            parts.headers = request.headers().clone();
+            parts.extensions = request.extensions().clone();
+            memory::aside(|| Box::new(parts))
+        };
+        Self {
+            is_head: request.method() == Method::HEAD,
+            is_call: grpc::is_call(request),
+            parts: reject.filter(|reject| reject.sees_requests()).map(parts),
+        }
+    }
+}
+
 impl<F: Future + Detachable> ResponseFuture<F> {
     pub(super) fn new(
         future: F,
         work: Work,
         reject: Option<Arc<dyn Reject>>,
-        is_head: bool,
+        origin: Origin,
     ) -> Self {
         let timer = Timer::new(work.deadline());
         let future = Held::new(future, |future, cx| future.poll(cx).map(drop));
-        Self { future, work: Some(work), timer, reject, is_head }
+        Self { future, work: Some(work), timer, reject, origin }
     }
 }
 
@@ -85,7 +117,7 @@ where
             },
             (None, Some(answer)) => {
                 let work = this.work.take().expect("taken only here");
-                return Poll::Ready(answered(answer, work, this.timer.again(), *this.is_head));
+                return Poll::Ready(answered(answer, work, this.timer.again(), this.origin));
             }
             (Some(cut), answer) => {
                 // An answer made without what was refused; its body belongs to the work.
@@ -95,8 +127,9 @@ where
         };
         let work = this.work.take().expect("taken where the answer is there");
         this.future.end_early(work, Outcome::Cut);
+        let Origin { is_call, parts, .. } = this.origin;
         let answer =
-            this.reject.as_ref().map_or_else(unavailable, |own| own.reject(cut.violation()));
+            reject::answer(this.reject.as_deref(), cut.violation(), parts.as_deref(), *is_call);
         Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
     }
 }
@@ -105,12 +138,23 @@ fn answered<B: Body + Detachable, E>(
     answer: Result<Response<B>, E>,
     mut work: Work,
     timer: Timer,
-    is_head: bool,
+    origin: &Origin,
 ) -> Result<Response<ResponseBody<B>>, E> {
     match answer {
         Ok(response) => {
-            let status = response.status();
-            Ok(response.map(|body| ResponseBody::new(body, work, timer, status, is_head)))
+            let (status, headers) = (response.status(), response.headers());
+            let meter = work.meter();
+            if let Some(method) = meter.and_then(|meter| meter.name().as_method())
+                && grpc::shows_the_method(status, headers)
+            {
+                Methods::all().note_that_it_exists(method);
+            }
+            let told = if origin.is_call { grpc::outcome(headers) } else { None };
+            let is_error = status.is_server_error();
+            let outcome = told.unwrap_or(if is_error { Outcome::Error } else { Outcome::Ok });
+            let ending =
+                Ending { status, outcome, is_head: origin.is_head, is_call: origin.is_call };
+            Ok(response.map(|body| ResponseBody::new(body, work, timer, ending)))
         }
         Err(error) => {
             work.finish(Outcome::Error);

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
 use tower_layer::Layer;
 
 use super::incoming::{Incoming, QueueTime};
 use super::policy::ByRoute;
-use super::reject::Reject;
+use super::reject::{ByRequest, Reject};
 use super::service::BudgetService;
 use crate::report::Reporter;
+use crate::violation::Violation;
 
 /// Puts every request of a service under a budget.
 ///
@@ -91,6 +95,29 @@ impl<P, N> BudgetLayer<P, N> {
     pub fn with_reject(mut self, reject: impl Reject) -> Self {
         self.hooks.reject = Some(Arc::new(reject));
         self
+    }
+
+    /// The same, knowing the request: its head is copied for it, so this costs something on each request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Response, request::Parts};
+    /// use request_budget::{Budget, BudgetLayer, Violation};
+    ///
+    /// let layer = BudgetLayer::new(Budget::new()).with_reject_by(|_: &Violation, request: &Parts| {
+    ///     let is_api = request.uri.path().starts_with("/api/");
+    ///     Response::new(Bytes::from(if is_api { "{}" } else { "<p>Try again later.</p>" }))
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn with_reject_by<F>(self, reject: F) -> Self
+    where
+        F: Fn(&Violation, &Parts) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.with_reject(ByRequest(reject))
     }
 }
 

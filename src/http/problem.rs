@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use super::grpc::GrpcStatus;
 use super::reject::Reject;
 use crate::violation::Violation;
 
@@ -39,19 +40,27 @@ use crate::violation::Violation;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProblemDetails {
     names_limits: bool,
+    grpc: GrpcStatus,
 }
 
 impl ProblemDetails {
     /// Details that tell nothing of the inside.
     #[must_use]
     pub const fn new() -> Self {
-        Self { names_limits: false }
+        Self { names_limits: false, grpc: GrpcStatus::new() }
     }
 
     /// Also names the resource, the limit and what had been used.
     #[must_use]
     pub const fn with_limits(mut self) -> Self {
         self.names_limits = true;
+        self
+    }
+
+    /// Answers gRPC calls with this status; unless set with one that says nothing of the inside.
+    #[must_use]
+    pub const fn with_grpc(mut self, status: GrpcStatus) -> Self {
+        self.grpc = status;
         self
     }
 }
@@ -75,5 +84,9 @@ impl Reject for ProblemDetails {
         let json = HeaderValue::from_static("application/problem+json");
         answer.headers_mut().insert(CONTENT_TYPE, json);
         answer
+    }
+
+    fn reject_call(&self, violation: &Violation) -> Response<Bytes> {
+        self.grpc.reject(violation)
     }
 }

@@ -4,14 +4,23 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use http::{Response, StatusCode};
 
+use super::grpc::GrpcStatus;
+use crate::report::seldom::caught;
 use crate::violation::Violation;
 
 /// Makes the answer to a request that a hard limit cut.
 ///
-/// Implemented by closures. Without one the answer is `503 Service Unavailable` and says nothing of
-/// the reason; a violation can name statements, so think before you send it out.
+/// Implemented by closures. Without one the answer is `503 Service Unavailable`, and that of a gRPC call a
+/// [`GrpcStatus`]. Both say nothing of the reason; a violation can name statements, so think before you send
+/// it out.
+///
+/// # Panics
+///
+/// It should not panic. If it does, the panic is caught, said in an event once in a while, and the answer is
+/// the one without it.
 ///
 /// # Examples
 ///
@@ -30,6 +39,59 @@ use crate::violation::Violation;
 pub trait Reject: Send + Sync + 'static {
     /// The answer to work that this violation ended.
     fn reject(&self, violation: &Violation) -> Response<Bytes>;
+
+    /// The same for work whose request is known, which it is if [`sees_requests`](Self::sees_requests).
+    fn reject_request(&self, violation: &Violation, request: &Parts) -> Response<Bytes> {
+        let _ = request;
+        self.reject(violation)
+    }
+
+    /// The same for a gRPC call, if the request is not to be seen.
+    fn reject_call(&self, violation: &Violation) -> Response<Bytes> {
+        self.reject(violation)
+    }
+
+    /// Whether the head of each request is to be kept, which copies it, until the answer is there.
+    fn sees_requests(&self) -> bool {
+        false
+    }
+}
+
+/// A [`Reject`] that sees the request. See [`BudgetLayer::with_reject_by`](super::BudgetLayer::with_reject_by).
+pub(super) struct ByRequest<F>(pub(super) F);
+
+impl<F> Reject for ByRequest<F>
+where
+    F: Fn(&Violation, &Parts) -> Response<Bytes> + Send + Sync + 'static,
+{
+    fn reject(&self, _: &Violation) -> Response<Bytes> {
+        unavailable()
+    }
+
+    fn reject_request(&self, violation: &Violation, request: &Parts) -> Response<Bytes> {
+        (self.0)(violation, request)
+    }
+
+    fn sees_requests(&self) -> bool {
+        true
+    }
+}
+
+/// The answer to work that was cut: the user's, or else ours.
+pub(super) fn answer(
+    own: Option<&dyn Reject>,
+    violation: &Violation,
+    request: Option<&Parts>,
+    is_call: bool,
+) -> Response<Bytes> {
+    let usual = || if is_call { GrpcStatus::new().reject(violation) } else { unavailable() };
+    let Some(own) = own else { return usual() };
+    let reject = || match request {
+        Some(request) => own.reject_request(violation, request),
+        None if is_call => own.reject_call(violation),
+        None => own.reject(violation),
+    };
+    caught("a `Reject`", reject, usual)
 }
 
 impl<F> Reject for F
@@ -48,7 +110,7 @@ impl fmt::Debug for dyn Reject {
 }
 
 /// The answer where the user chose none.
-pub(super) fn unavailable() -> Response<Bytes> {
+fn unavailable() -> Response<Bytes> {
     let mut answer = Response::new(Bytes::from_static(b"service unavailable\n"));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");

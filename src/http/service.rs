@@ -3,16 +3,18 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::error::BoxError;
-use super::future::ResponseFuture;
+use super::future::{Origin, ResponseFuture};
 use super::layer::Hooks;
 use super::policy::{ByRoute, Naming, Policy};
+use crate::budget::Budget;
 use crate::deadline::Detachable;
+use crate::report::seldom::caught;
 use crate::scope::Work;
 
 /// Puts every request of the inner service under a budget.
@@ -64,15 +66,16 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let budget = self.policy.budget(&request);
-        let name = self.naming.name(&request);
-        let is_head = request.method() == Method::HEAD;
+        let budget = caught("a policy", || self.policy.budget(&request), Budget::new);
+        let usual = || ByRoute.name(&request);
+        let name = caught("a naming", || self.naming.name(&request), usual);
+        let origin = Origin::of(&request, self.hooks.reject.as_deref());
         let (budget, waited) = self.hooks.incoming.apply(budget, request.headers());
         let mut work = Work::start(name, budget, self.hooks.reporter.clone());
         if let (Some(waited), Some(meter)) = (waited, work.meter()) {
             meter.set_queue_time(waited);
         }
         let future = work.run(|| self.inner.call(request));
-        ResponseFuture::new(future, work, self.hooks.reject.clone(), is_head)
+        ResponseFuture::new(future, work, self.hooks.reject.clone(), origin)
     }
 }

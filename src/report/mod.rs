@@ -36,9 +36,10 @@
 mod events;
 pub mod fields;
 mod growth;
+#[cfg(feature = "http")]
+pub(crate) mod method;
 mod name;
 mod rate;
-#[cfg(feature = "http")]
 pub(crate) mod seldom;
 #[cfg(feature = "testing")]
 pub(crate) mod suite;

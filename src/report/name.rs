@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "http")]
+use super::method::Method;
+
 /// The name of a unit of work, under which its usage and violations are reported.
 ///
 /// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a kind
@@ -29,6 +32,8 @@ enum Repr {
     /// Kept as axum gives it: making a string would cost an allocation for each request.
     #[cfg(feature = "axum")]
     Route(Verb, axum::extract::MatchedPath),
+    #[cfg(feature = "http")]
+    Method(Arc<Method>),
 }
 
 /// A method of HTTP, or that it is none of them: small, as each request has a name.
@@ -60,6 +65,21 @@ impl Name {
         Self(Repr::Unmatched(verb))
     }
 
+    /// A call of a gRPC method.
+    #[cfg(feature = "http")]
+    pub(crate) const fn method(method: Arc<Method>) -> Self {
+        Self(Repr::Method(method))
+    }
+
+    /// The gRPC method that it is the name of.
+    #[cfg(feature = "http")]
+    pub(crate) fn as_method(&self) -> Option<&Arc<Method>> {
+        match &self.0 {
+            Repr::Method(method) => Some(method),
+            _ => None,
+        }
+    }
+
     /// A request on a route.
     #[cfg(feature = "axum")]
     pub(crate) const fn route(verb: Verb, path: axum::extract::MatchedPath) -> Self {
@@ -76,6 +96,8 @@ impl fmt::Display for Name {
             Repr::Unmatched(verb) => write!(f, "{} (no route)", verb.as_str()),
             #[cfg(feature = "axum")]
             Repr::Route(verb, path) => write!(f, "{} {}", verb.as_str(), path.as_str()),
+            #[cfg(feature = "http")]
+            Repr::Method(method) => method.fmt(f),
         }
     }
 }

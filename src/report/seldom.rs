@@ -1,8 +1,35 @@
 //! Events that anybody outside can provoke, or that repeat with each request: one in a while.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::fields::{HEALTH, LEFT_OUT};
 use super::rate::second;
+
+/// Runs code of the user's that chooses something for a unit of work; a panic of it is caught, and this is
+/// chosen instead.
+///
+/// The panic is said in an event, once in a while: it may come with each request.
+pub(crate) fn caught<T>(what: &str, choose: impl FnOnce() -> T, instead: impl FnOnce() -> T) -> T {
+    // What a panic leaves half changed is the user's own, as with a reporter.
+    catch_unwind(AssertUnwindSafe(choose)).unwrap_or_else(|_| {
+        say_that_it_panicked(what);
+        instead()
+    })
+}
+
+#[cold]
+fn say_that_it_panicked(what: &str) {
+    static SAID: Seldom = Seldom::new();
+    if let Some(left_out) = SAID.admit() {
+        tracing::event!(
+            target: HEALTH,
+            tracing::Level::ERROR,
+            { LEFT_OUT } = (left_out > 0).then_some(left_out),
+            "{what} panicked; the default is used instead",
+        );
+    }
+}
 
 /// Lets one event of its kind through each minute, and counts the rest.
 #[derive(Debug)]

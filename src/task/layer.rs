@@ -8,10 +8,12 @@ use tower_service::Service;
 
 use super::policy::{Describe, JobNaming, JobPolicy};
 use super::{Budgeted, TryBudgeted};
+use crate::budget::Budget;
 use crate::error::Cut;
 use crate::meter::Origin;
-use crate::report::Reporter;
+use crate::report::seldom::caught;
 use crate::report::unmeasured::check_task;
+use crate::report::{Attributes, Name, Reporter};
 use crate::scope::Work;
 
 /// Puts every job of a runner that is built on tower under a budget.
@@ -149,8 +151,11 @@ where
 
     fn call(&mut self, job: R) -> Self::Future {
         let TaskBudgetLayer { naming, policy, attributes, reporter } = &self.layer;
-        let origin = Origin { attributes: attributes.attributes(&job), ..Origin::here() };
-        let (name, budget) = (naming.name(&job), policy.budget(&job));
+        let attributes = || attributes.attributes(&job);
+        let attributes = caught("what describes a job", attributes, Attributes::new);
+        let origin = Origin { attributes, ..Origin::here() };
+        let name = caught("a job's naming", || naming.name(&job), || Name::from("_other"));
+        let budget = caught("a job's policy", || policy.budget(&job), Budget::new);
         check_task(budget.limits());
         let mut work = Work::start_from(origin, name, budget, reporter.clone());
         let future = work.run(|| self.inner.call(job));

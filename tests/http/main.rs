@@ -10,6 +10,7 @@ mod clients;
 mod errors;
 mod external;
 mod forwarding;
+mod grpc;
 mod naming;
 mod panics;
 mod reporting;

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use request_budget::report::Outcome;
-use request_budget::{Budget, BudgetExt, BudgetLayer, Usage};
+use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Usage, Violation};
 use tower::{Layer, Service};
 
 use crate::support::{
@@ -193,19 +193,38 @@ fn other_work_of_the_thread_is_not_touched() {
 }
 
 #[test]
-fn a_policy_or_a_name_that_panics_leaves_no_scope() {
-    fn answering()
-    -> impl Service<Request<()>, Response = Response<Script>, Error = Infallible, Future: Send + 'static>
-    {
-        tower::service_fn(|_: Request<()>| ready(Ok(Response::new(Script::new([])))))
-    }
+fn a_request_goes_on_without_the_policy_the_name_or_the_answer_that_panics() {
+    let service = || {
+        tower::service_fn(|_: Request<()>| {
+            call();
+            ready(Ok::<_, Infallible>(Response::new(Script::new([]))))
+        })
+    };
+    let ledger = Ledger::default();
     let policy = |_: &Request<()>| -> Budget { panic!("a policy that panics") };
-    let mut service = BudgetLayer::new(policy).layer(answering());
-    panics(|| drop(service.call(Request::new(()))));
+    let mut ours = BudgetLayer::new(policy).with_reporter(ledger.clone()).layer(service());
+    assert_eq!(ours.call(Request::new(())).now_or_never().unwrap().unwrap().status(), 200);
     the_thread_is_clean();
 
     let name = |_: &Request<()>| -> &'static str { panic!("a naming that panics") };
-    let mut service = BudgetLayer::new(Budget::new()).with_names(name).layer(answering());
-    panics(|| drop(service.call(Request::new(()))));
+    let layer = BudgetLayer::new(Budget::new()).with_names(name).with_reporter(ledger.clone());
+    let answer = layer.layer(service()).call(Request::new(())).now_or_never();
+    assert_eq!(answer.unwrap().unwrap().status(), 200);
+    let calls = ("GET (no route)".to_owned(), 1);
+    assert_eq!(ledger.calls(), [calls.clone(), calls]);
+    the_thread_is_clean();
+
+    let ledger = Ledger::default();
+    let budget = Budget::new().external_calls(Limit::hard(0));
+    let service = tower::service_fn(|_: Request<()>| {
+        drop(ready(()).external("payments").now_or_never());
+        ready(Ok::<_, Infallible>(Response::new(Script::new([]))))
+    });
+    let layer = BudgetLayer::new(budget)
+        .with_reject(|_: &Violation| -> Response<Bytes> { panic!("a rejection that panics") })
+        .with_reporter(ledger.clone());
+    let answer = layer.layer(service).call(Request::new(())).now_or_never();
+    assert_eq!(answer.unwrap().unwrap().status(), 503);
+    assert_eq!(ledger.outcomes(), [Outcome::Cut]);
     the_thread_is_clean();
 }
