@@ -30,6 +30,8 @@
 //! Around the whole router (`ServiceBuilder`, or the layer called on the router) that price falls away,
 //! but routing has not happened yet: the work is then named by its method alone.
 //!
+//! In which order it goes among other layers, and why: [`layers`].
+//!
 //! A layer inside a layer makes two units of work: what happens inside both is charged to both, and
 //! each reports once.
 
@@ -42,6 +44,7 @@ mod grpc;
 mod idle;
 mod incoming;
 mod layer;
+pub mod layers;
 mod policy;
 mod problem;
 mod reject;
