@@ -129,7 +129,7 @@ async fn every_statement_of_a_batch_counts() {
     let (usage, texts) = measure(&pool, async { work.await.unwrap() }).await;
     assert_eq!(texts.values().sum::<u64>(), 4, "one event a text");
     assert_eq!((usage.queries, usage.repeated_queries), (3 + 3 + 1 + 3, 2));
-    assert_eq!(usage.rows, 5 + 2);
+    assert_eq!(usage.rows, 5, "what failed hands nothing out");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn other_ways_to_a_connection_or_transaction_count() {
     let (usage, texts) = measure(&pool, async { work.await.unwrap() }).await;
     assert_eq!(texts["SELECT name FROM items"], 4);
     assert_eq!((usage.queries, usage.repeated_queries), (4, 4));
-    assert_eq!((usage.rows, usage.transactions), (4, 4));
+    assert_eq!((usage.rows, usage.transactions), (4, 3));
 }
 
 #[tokio::test]

@@ -96,18 +96,6 @@ impl Sql {
     fn pieces(&self) -> &[Piece] {
         if let Self::Batch(pieces) = self { pieces } else { &[] }
     }
-
-    /// How many rows the driver hands over before the error, if there is one.
-    fn rows_before_error(&self) -> u64 {
-        let rows = match self {
-            Self::FailsAfter(rows) => *rows,
-            _ => {
-                let well = self.pieces().iter().take_while(|piece| !piece.fails());
-                well.map(|piece| piece.rows()).sum()
-            }
-        };
-        rows as u64
-    }
 }
 
 impl Piece {
@@ -142,13 +130,7 @@ impl Call {
         };
         match error {
             Some(error) if is_refusal(&error) => tally.refuse(),
-            error => {
-                tally.more_of_batch(self.more_of_batch());
-                if error.is_some() && matches!(self.how, How::FetchAll) {
-                    // It has read what came before the error, though it hands nothing out.
-                    tally.rows(self.sql.rows_before_error());
-                }
-            }
+            _ => tally.more_of_batch(self.more_of_batch()),
         }
     }
 
