@@ -74,11 +74,33 @@
 //! ends. Helpers that try again what may pass take `Io`, `Tls`, `Protocol`, `PoolTimedOut`, `WorkerCrashed` and
 //! some of `Database` for that; a wrong configuration they do not, since waiting does not mend it.
 //!
+//! A batch is sent as one text, so it is not known beforehand how many statements it holds: past a hard limit
+//! its answer is refused, and what it has done by then is done.
+//!
 //! # Cancellation
 //!
-//! A statement whose unit of work is cut, or dropped because the client has hung up, does not hold its
-//! place in the pool (PostgreSQL, MySQL and MariaDB): the connection is closed instead of given back,
-//! and the server rolls an open transaction back. The server may go on with the statement for a while.
+//! A connection that is held by work that is cut, or dropped because the client has hung up, goes back to
+//! its pool clean or is closed, whether that comes in the middle of a statement or between two:
+//!
+//! * PostgreSQL, MySQL and MariaDB: a task waits 25 ms for the statement in flight, rolls back what is
+//!   open, also a `BEGIN` written by hand, and lets go of advisory locks, of those of `GET_LOCK` and
+//!   of `LOCK TABLES`. A connection for which this takes longer is closed, and its place in the pool is free.
+//! * What cannot be undone without undoing what your own `after_connect` has set is undone by closing: settings
+//!   (`SET`, but not `SET LOCAL`; `set_config`, unless its last argument is the word `true`), roles, temporary
+//!   tables, cursors `WITH HOLD`, `LISTEN`, statements prepared by hand, variables of MySQL, whatever `CALL`
+//!   and PostgreSQL's `DO` do, and all that may have been done through [`Connection::unmetered`] (`COPY`). On
+//!   PostgreSQL most of this is looked for on the server. What is not seen is a setting that a function makes
+//!   inside, called by a `SELECT`.
+//! * SQLite: transactions are rolled back. In a file, a connection on which there was a `PRAGMA`, a
+//!   temporary table or an `ATTACH` is closed. In memory, where to close it could be to lose the data, temporary
+//!   objects are dropped and databases are detached; what a `PRAGMA` has set is kept.
+//! * A driver that is none of these: it is closed.
+//!
+//! So a statement that is shorter than 25 ms costs no new connection, however impatient the clients. The
+//! cleaning is charged to nobody. Where work ends by itself, connections are returned as they are, as without
+//! this crate.
+//!
+//! When a connection is closed the server may go on with the statement for a while.
 //! To bound that, let it look whether the client is still there, or bound every statement:
 //!
 //! * PostgreSQL 14 and later: `PgConnectOptions::options([("client_connection_check_interval", "100ms")])`
@@ -86,7 +108,18 @@
 //! * MariaDB: `SET SESSION max_statement_time = 5` (seconds) in `PoolOptions::after_connect`. MySQL:
 //!   `max_execution_time` (milliseconds), for SELECT only.
 //!
-//! With SQLite, and with sqlx's `Any`, the connection goes back to the pool.
+//! A statement of SQLite ends at its next row when nobody takes its rows any more. One that returns no row
+//! for long, such as an aggregate over a large table, is **not interrupted**: it runs to its end on the thread of
+//! the driver. The connection to a file is closed meanwhile, that to a database in memory is waited for.
+//!
+//! # Transactions that are dropped midway
+//!
+//! A `begin`, `commit` or `rollback` may be dropped midway: by a cut, by a `timeout` or a `select!` of your own.
+//! The next statement on the connection is not in a transaction that nobody knows of. If it was a savepoint,
+//! the `commit` of the transaction around it is either whole or an error (an [`sqlx::Error::Protocol`]), and so
+//! is each statement until then: PostgreSQL's driver rolls back too much when a savepoint is dropped midway.
+//! Only what is done through [`Connection::unmetered`] right after a `begin` that was dropped midway is not safe
+//! on MySQL and MariaDB: use the connection itself before.
 //!
 //! # What is not here
 //!
