@@ -3,7 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::select;
 use request_budget::sqlx::Pool;
@@ -13,6 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{Executor, MySqlPool, PgPool, SqlitePool};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::{Suite, with_runtime};
 
@@ -113,7 +114,7 @@ async fn postgres_session(url: &str) {
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM clean_session")
             .fetch_one(&admin)
             .await
-            .unwrap();
+            .expect("fetches");
         assert_eq!(rows, 0, "{statements:?}");
     }
 }
@@ -147,8 +148,10 @@ async fn postgres_copy(url: &str) {
             select(work, pin!(reached.notified())).await;
         }
         let since = Instant::now();
-        let rows: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM clean_copy").fetch_one(&plain).await.unwrap();
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM clean_copy")
+            .fetch_one(&plain)
+            .await
+            .expect("fetches");
         assert_eq!(rows, 0);
         assert!(since.elapsed() < LONG, "{:?}", since.elapsed());
     }

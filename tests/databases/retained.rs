@@ -41,7 +41,7 @@ macro_rules! retains_nothing {
         let told = Arc::new(Mutex::new(Vec::<Climb>::new()));
         let keep = Arc::clone(&told);
         let growth = Growth::new();
-        let growth = growth.with_listener(move |climb| keep.lock().unwrap().push(climb.clone()));
+        let growth = growth.with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
         let job = async || {
             let mut transaction = pool.begin().await.expect("begins");
             sqlx::query("SELECT 1").fetch_one(&mut *transaction).await.expect("fetches");
@@ -53,15 +53,15 @@ macro_rules! retains_nothing {
             let work = work.with_reporter((growth.clone(), retained.clone()));
             work.await.expect("is not cut");
         }
-        let all = std::mem::take(&mut *retained.0.lock().unwrap());
+        let all = std::mem::take(&mut *retained.0.lock().expect("not poisoned"));
         // Every few hundred runs the driver replaces the buffer that it reads into, by one that it keeps.
         let later: Vec<_> = all[1..].iter().filter(|bytes| **bytes > 0).collect();
         assert!(later.len() < 100, "{later:?} of 9,999 runs");
-        assert_eq!(*told.lock().unwrap(), []);
+        assert_eq!(*told.lock().expect("not poisoned"), []);
 
         let keep = Arc::clone(&told);
         let growth = Growth::new().bytes(128 << 10);
-        let growth = growth.with_listener(move |climb| keep.lock().unwrap().push(climb.clone()));
+        let growth = growth.with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
         let mut kept = Vec::with_capacity(2_000);
         for _ in 0..2_000 {
             let work = async {
@@ -71,7 +71,7 @@ macro_rules! retains_nothing {
             let work = work.budgeted("leak", Budget::new()).with_reporter(growth.clone());
             work.await.expect("is not cut");
         }
-        assert!(!told.lock().unwrap().is_empty(), "the leak is told of");
+        assert!(!told.lock().expect("not poisoned").is_empty(), "the leak is told of");
     }};
 }
 

@@ -245,14 +245,14 @@ impl<DB: Database> PoolConnection<DB> {
     /// Takes the connection out of the pool for good.
     #[must_use]
     pub fn detach(mut self) -> Connection<DB> {
-        let raw = match self.0.raw.take().expect("whole until it is closed") {
+        crate::report::unmeasured::statements_are_metered();
+        let raw = self.0.raw.take().map(|raw| match raw {
             Raw::Pooled(raw) => Raw::Single(Box::new(raw.detach())),
             single @ Raw::Single(_) => single,
-        };
-        crate::report::unmeasured::statements_are_metered();
-        let mut detached = Connection::from_raw(raw, self.0.kind);
-        detached.transactions = mem::take(&mut self.0.transactions);
-        detached
+        });
+        let transactions = mem::take(&mut self.0.transactions);
+        let changes = Changes::default();
+        Connection { raw, was_interrupted: false, kind: self.0.kind, changes, transactions }
     }
 }
 

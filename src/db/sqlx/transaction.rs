@@ -56,7 +56,8 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         held.settle().await?;
         let wait = TransactionWait::begin().map_err(refuse)?;
         let depth = DB::TransactionManager::get_transaction_depth(held.parts().0);
-        held.transactions().0.open += 1;
+        let (transactions, _) = held.transactions();
+        transactions.open = transactions.open.saturating_add(1);
         let mut transaction = Self { connection, stage: Stage::Beginning(depth) };
         let (raw, was_interrupted) = transaction.parts();
         let mut execution = Execution::new(wait, was_interrupted);
