@@ -11,7 +11,7 @@
 //!
 //! /// Asks a store for a key. The statement is the shape of the command, without the key.
 //! async fn get(key: &str) -> Result<Option<String>, Cut> {
-//!     let mut query = Query::start("GET user:*")?;
+//!     let mut query = Query::begin("GET user:*").await?;
 //!     let value = async { Some(format!("value of {key}")) }.await;
 //!     query.add_rows(1);
 //!     Ok(value)

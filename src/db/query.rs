@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::begun::Begun;
+use crate::deadline::Refusal;
 use crate::error::Cut;
 use crate::meter::recording::{self, Kind, Recorded};
 use crate::meter::table::Key;
@@ -46,9 +47,41 @@ impl Query {
     /// # Errors
     ///
     /// Refuses, without counting, what would cross a hard limit, and all that comes after such a
-    /// crossing: do not send the statement then. The unit of work ends when its future returns.
+    /// crossing: do not send the statement then. The unit of work ends when its future returns, so do not try
+    /// again before it has: in async code [`begin`](Self::begin) sees to that.
     pub fn start(statement: &str) -> Result<Self, Cut> {
         Self::start_as(Kind::Shape, statement, Begun::now())
+    }
+
+    /// As [`start`](Self::start), for clients whose calls are futures.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what [`start`](Self::start) does, but never at once: first the future is `Pending`, and the
+    /// task woken. The work is cut where a poll ends, which a loop that tries again until it succeeds
+    /// would never come to otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use request_budget::{Budget, BudgetExt, Limit, Resource, db::Query};
+    ///
+    /// let work = async {
+    ///     // Tries until the key is there, which it never is.
+    ///     loop {
+    ///         drop(Query::begin("GET user:*").await);
+    ///     }
+    /// };
+    /// let cut = work.budgeted("poll", Budget::new().queries(Limit::hard(20))).await.unwrap_err();
+    /// assert_eq!(cut.violation().resource, Resource::Queries);
+    /// # }
+    /// ```
+    pub async fn begin(statement: &str) -> Result<Self, Cut> {
+        match Self::start(statement) {
+            Ok(query) => Ok(query),
+            Err(cut) => Err(Refusal::new(cut).await),
+        }
     }
 
     /// The same of a statement of this kind that has begun just now.

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::Timer;
+use super::{Refusal, Timer};
 use crate::budget::NONE;
 use crate::error::Cut;
 use crate::key::Key;
@@ -27,7 +27,7 @@ pin_project! {
         future: Option<F>,
         name: Cow<'static, str>,
         // `None` before the first poll, unless it began when it was made.
-        call: Option<Result<Call, Cut>>,
+        call: Option<Result<Call, Refusal>>,
         #[pin]
         timer: Timer,
     }
@@ -48,7 +48,7 @@ impl<F> External<F> {
     }
 }
 
-fn deadline(call: &Result<Call, Cut>) -> Option<Instant> {
+fn deadline(call: &Result<Call, Refusal>) -> Option<Instant> {
     call.as_ref().ok().and_then(Call::deadline)
 }
 
@@ -64,15 +64,15 @@ impl<F: Future> Future for External<F> {
         }
         let call = match this.call.as_mut().expect("begun above") {
             Ok(call) => call,
-            Err(cut) => {
+            Err(refusal) => {
                 this.future.set(None);
-                return Poll::Ready(Err(cut.clone()));
+                return Poll::Ready(Err(ready!(refusal.poll_cut(cx))));
             }
         };
         let future = this.future.as_mut().as_pin_mut();
         let output = match future.expect("not polled again after it was done").poll(cx) {
             Poll::Ready(output) => Ok(output),
-            Poll::Pending if this.timer.poll_elapsed(cx) => {
+            Poll::Pending if this.timer.as_mut().poll_elapsed(cx) => {
                 // What the call holds is ended from outside: a statement's connection is closed.
                 call.abandon(|| this.future.set(None));
                 Err(())
@@ -80,6 +80,7 @@ impl<F: Future> Future for External<F> {
             Poll::Pending => return Poll::Pending,
         };
         this.future.set(None);
+        this.timer.set(Timer::new(None));
         Poll::Ready(output.map_err(|()| call.cut()).inspect(|_| call.end()))
     }
 }
@@ -101,11 +102,11 @@ struct Call {
 }
 
 impl Call {
-    fn begin(name: &str) -> Result<Self, Cut> {
+    fn begin(name: &str) -> Result<Self, Refusal> {
         let meter = scope::current();
         let key = Key::of(name);
         if let Some(meter) = &meter {
-            meter.take(Resource::ExternalCalls, Suspect::External(key))?;
+            meter.take(Resource::ExternalCalls, Suspect::External(key)).map_err(Refusal::new)?;
             meter.chain().for_each(|meter| meter.count_external(key, name));
         }
         let timeout = meter.as_ref().and_then(|meter| {

@@ -8,6 +8,7 @@ mod detached;
 mod external;
 #[cfg(feature = "http")]
 mod held;
+mod refusal;
 mod table;
 mod timer;
 
@@ -18,6 +19,7 @@ pub use held::Detachable;
 pub(crate) use held::Held;
 #[cfg(all(feature = "http", feature = "mongodb"))]
 pub(crate) use held::expect_commands;
+pub(crate) use refusal::Refusal;
 pub(crate) use timer::Timer;
 
 #[cfg(test)]

@@ -39,6 +39,11 @@ impl Timer {
         !is_waiting && this.look(at, cx)
     }
 
+    /// Whether something is going to wake the task that polled last.
+    pub(super) fn is_set(&self) -> bool {
+        self.alarm.is_some()
+    }
+
     /// Whether the time is up, without asking to be woken.
     #[cfg(feature = "http")]
     pub(crate) fn is_elapsed(&self) -> bool {

@@ -110,6 +110,7 @@ impl Meter {
     #[cold]
     fn refuse(&self, resource: Resource, suspect: Suspect) -> Cut {
         self.refused.store(true, Relaxed);
+        self.rare().refusals.fetch_add(1, Relaxed);
         if self.cut().is_none() {
             let limit = self.limits().hard(resource);
             self.cross_hard(resource, limit.saturating_add(1), limit, suspect);

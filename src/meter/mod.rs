@@ -337,6 +337,12 @@ impl Meter {
         self.refused.load(Relaxed)
     }
 
+    /// Whether more was refused than work asks for that ends when it is told to.
+    pub(crate) fn is_refused_often(&self) -> bool {
+        const OFTEN: u32 = 16;
+        self.rare.get().is_some_and(|rare| rare.refusals.load(Relaxed) > OFTEN)
+    }
+
     /// The headers of a response are there; whether limits on the wall time have ended with them.
     #[cfg(feature = "http")]
     pub(crate) fn headers_are_there(&self) -> bool {

@@ -19,6 +19,8 @@ pub(super) struct Rare {
     /// The work itself, which waits for a cut that comes up elsewhere.
     pub(super) waiter: Waiter,
     pub(super) externals: Table,
+    /// How often something was refused.
+    pub(super) refusals: AtomicU32,
     /// Commands under way; charged with their time when they end.
     #[cfg(feature = "mongodb")]
     pub(super) commands: InFlight,

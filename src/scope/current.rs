@@ -74,6 +74,11 @@ pub(crate) fn checkpoint() -> Result<(), Cut> {
     meter.checkpoint(pending())
 }
 
+/// Whether so much was refused to the work that is running here that nothing seems to end it.
+pub(crate) fn is_refused_often() -> bool {
+    current().is_some_and(|meter| meter.chain().any(|meter| meter.is_refused_often()))
+}
+
 /// What this very poll has allocated and freed so far.
 fn pending() -> Delta {
     HERE.with(|here| memory::since(here.start.get()))

@@ -17,5 +17,5 @@ pub(crate) use carried::is_carried;
 pub(crate) use carried::within;
 #[cfg(feature = "sqlx")]
 pub(crate) use current::is_current;
-pub(crate) use current::{checkpoint, current, usage};
+pub(crate) use current::{checkpoint, current, is_refused_often, usage};
 pub(crate) use work::Work;

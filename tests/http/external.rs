@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::{pending, poll_fn, ready};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
@@ -305,12 +306,17 @@ async fn a_call_past_a_hard_limit_is_not_made() {
 
 #[tokio::test(start_paused = true)]
 async fn the_call_that_is_refused_is_told_why() {
-    let work = async { ready(()).external("mail").await.map_err(|cut| cut.to_string()) };
     let mut seen = None;
-    let work = async { seen = Some(work.await) };
+    let work = async {
+        let mut call = pin!(ready(()).external("mail"));
+        // The work would be cut before it could look again.
+        assert!(poll_once(call.as_mut()).is_pending());
+        seen = Some(poll_once(call).map(|told| told.map_err(|cut| cut.to_string())));
+    };
     let budget = Budget::new().external_calls(Limit::hard(0));
     assert!(work.budgeted("order", budget).now_or_never().unwrap().is_err());
-    assert_eq!(seen, Some(Err("order was cut: 1 external call, limit 0".to_owned())));
+    let refusal = Err("order was cut: 1 external call, limit 0".to_owned());
+    assert_eq!(seen, Some(Poll::Ready(refusal)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use sqlx::Executor;
 use tracing::Instrument;
 
 use crate::account::Ledger;
+use crate::insistent::insistent;
 use crate::witness::{Witness, unmeasured};
 use crate::{is_refusal, pool, settle, usage_of};
 
@@ -35,6 +36,7 @@ async fn a_statement_past_a_hard_limit_is_not_sent_and_the_work_is_cut() {
         let third = sqlx::query("SELECT 1").execute(&pool).await.unwrap_err();
         errors.lock().unwrap().push(refusal(third));
     };
+    let work = insistent(work);
     let budget = Budget::new().queries(Limit::hard(2));
     let work = work.budgeted("test", budget).with_reporter(ledger.clone());
     let cut = work.instrument(witness.span()).await.unwrap_err();
@@ -81,7 +83,8 @@ async fn after_a_refusal_nothing_is_sent_in_any_way() {
         assert!(nothing_open.to_string().contains("no transaction is active"), "{nothing_open}");
     };
     let budget = Budget::new().queries(Limit::hard(0));
-    let cut = work.budgeted("test", budget).instrument(witness.span()).await.unwrap_err();
+    let cut =
+        insistent(work).budgeted("test", budget).instrument(witness.span()).await.unwrap_err();
     assert_eq!(cut.violation().observed, Amount::Count(1));
     settle(&pool).await;
     assert_eq!(witness.texts().keys().collect::<Vec<_>>(), ["COMMIT"]);

@@ -8,9 +8,11 @@
 mod account;
 mod cuts;
 mod executors;
+mod insistent;
 mod limits;
 mod macros;
 mod program;
+mod retries;
 mod statement;
 mod time;
 mod witness;

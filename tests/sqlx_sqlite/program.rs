@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use crate::account::{Audit, Tally};
+use crate::insistent::insistent;
 use crate::is_refusal;
 use crate::statement::{Call, How, Sql, Unencodable, any_sql, call, how, sql};
 
@@ -72,7 +73,8 @@ fn run_inside<'a>(
 ) -> BoxFuture<'a, Result<(), Cut>> {
     let (ledger, tally, span) = audit.open(outer);
     let unit = Unit { pool: pool.clone(), tally, audit: audit.clone(), children: Mutex::default() };
-    let work = async move { Arc::new(unit).run(program).await };
+    // Notes what is refused to it.
+    let work = insistent(async move { Arc::new(unit).run(program).await });
     Box::pin(work.budgeted("program", budget).with_reporter(ledger).instrument(span))
 }
 

@@ -8,6 +8,7 @@
 mod blocking;
 mod children;
 mod layer;
+mod refusals;
 mod runners;
 mod same;
 mod support;

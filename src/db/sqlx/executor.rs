@@ -16,6 +16,7 @@ use super::boxed::Boxed;
 use super::connection::Connection;
 use super::execution::{Execution, uncounted};
 use super::pool::Pool;
+use super::refuse;
 use super::request::Request;
 use super::stream::{Results, Rows, Step};
 use crate::db::Begun;
@@ -223,7 +224,11 @@ where
     connection.settle().await?;
     connection.note(request.text(), false);
     let (connection, was_interrupted) = connection.parts();
-    let mut execution = Execution::new(request.start(begun)?, was_interrupted);
+    let query = match request.start(begun) {
+        Ok(query) => query,
+        Err(cut) => return Err(refuse(cut).await),
+    };
+    let mut execution = Execution::new(query, was_interrupted);
     let result = Driver { future: connection.execute(request) }.await;
     execution.is_over();
     result
@@ -260,7 +265,11 @@ where
     connection.settle().await?;
     connection.note(request.text(), false);
     let (connection, was_interrupted) = connection.parts();
-    let mut execution = Execution::new(request.start(begun)?, was_interrupted);
+    let query = match request.start(begun) {
+        Ok(query) => query,
+        Err(cut) => return Err(refuse(cut).await),
+    };
+    let mut execution = Execution::new(query, was_interrupted);
     let row = Driver { future: connection.fetch_optional(request) }.await;
     execution.is_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {

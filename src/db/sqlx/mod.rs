@@ -145,13 +145,19 @@ pub use connection::{Connection, PoolConnection};
 pub use pool::Pool;
 pub use transaction::Transaction;
 
+use crate::deadline::Refusal;
 use crate::error::Cut;
 
-/// Says to the caller of the driver that its statement was not sent.
+/// Refuses a statement to the caller of the driver, after one yield.
+async fn refuse(cut: Cut) -> sqlx::Error {
+    refused(Refusal::new(cut).await)
+}
+
+/// The error of a statement that was not sent.
 ///
 /// The variant is one that holds an error as its source and that no retry helper takes for transient: not `Io`
 /// or `Tls`, which stand for a broken connection, nor `Database`, whose code is asked. `Encode`, `Decode` and
 /// `AnyDriverError` are permanent as well, but name a value as the culprit.
-fn refuse(cut: Cut) -> sqlx::Error {
+fn refused(cut: Cut) -> sqlx::Error {
     sqlx::Error::Configuration(Box::new(cut))
 }

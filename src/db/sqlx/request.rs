@@ -3,8 +3,8 @@
 use sqlx::error::BoxDynError;
 use sqlx::{Database, Execute, SqlStr};
 
-use super::refuse;
 use crate::db::{Begun, Query};
+use crate::error::Cut;
 use crate::meter::recording::Kind;
 
 /// All that an [`Execute`] holds, and one itself.
@@ -29,12 +29,12 @@ impl<DB: Database> Request<DB> {
     ///
     /// There is none, and nothing to count, if its arguments could not be encoded: the driver sends
     /// nothing then and returns the reason.
-    pub(super) fn start(&self, begun: Option<Begun>) -> sqlx::Result<Option<Query>> {
+    pub(super) fn start(&self, begun: Option<Begun>) -> Result<Option<Query>, Cut> {
         match self.arguments {
             Ok(_) => {
                 let begun = begun.unwrap_or_else(Begun::now);
                 let query = Query::start_as(Kind::Sql(DB::NAME), self.sql.as_str(), begun);
-                query.map(Some).map_err(refuse)
+                query.map(Some)
             }
             Err(_) => Ok(None),
         }

@@ -11,9 +11,10 @@ use sqlx::{Database, Either, Executor};
 
 use super::connection::Connection;
 use super::execution::Execution;
-use super::refuse;
+use super::refused;
 use super::request::Request;
 use crate::db::{Begun, Query, driver};
+use crate::deadline::Refusal;
 use crate::error::Cut;
 
 pub(super) type Step<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
@@ -55,6 +56,7 @@ enum State<'e, DB: Database> {
         execution: Execution<'e, Option<Query>>,
         batch: Batch,
     },
+    Refused(Refusal),
     Done,
 }
 
@@ -86,7 +88,13 @@ where
                 State::New { connection, request, begun } if connection.is_settled() => {
                     let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
                     connection.note(request.text(), batch.is_possible);
-                    let query = request.start(begun)?;
+                    let query = match request.start(begun) {
+                        Ok(query) => query,
+                        Err(cut) => {
+                            self.state = State::Refused(Refusal::new(cut));
+                            return Poll::Ready(Ok(()));
+                        }
+                    };
                     let (connection, was_interrupted) = connection.parts();
                     let execution = Execution::new(query, was_interrupted);
                     let results = connection.fetch_many(request);
@@ -121,9 +129,14 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if matches!(self.state, State::New { .. } | State::Settling { .. })
-            && let Err(refused) = ready!(self.poll_start(cx))
+            && let Err(error) = ready!(self.poll_start(cx))
         {
-            return Poll::Ready(Some(Err(refused)));
+            return Poll::Ready(Some(Err(error)));
+        }
+        if let State::Refused(refusal) = &mut self.state {
+            let cut = ready!(refusal.poll_cut(cx));
+            self.state = State::Done;
+            return Poll::Ready(Some(Err(refused(cut))));
         }
         let Self { state, rows, kept } = &mut *self;
         let State::Running { results, execution, batch } = state else {
@@ -139,8 +152,8 @@ where
             if let Poll::Ready(Some(step)) = &polled
                 && let Err(cut) = batch.arrived(step, query)
             {
-                self.state = State::Done;
-                return Poll::Ready(Some(Err(refuse(cut))));
+                self.state = State::Refused(Refusal::new(cut));
+                return self.poll_next(cx);
             }
             match (&polled, *rows) {
                 (Poll::Ready(Some(Ok(Either::Right(_)))), Rows::HandedOut) => query.add_rows(1),

@@ -54,7 +54,10 @@ impl<'c, DB: Database> Transaction<'c, DB> {
             return Err(sqlx::Error::InvalidSavePointStatement);
         }
         held.settle().await?;
-        let wait = TransactionWait::begin().map_err(refuse)?;
+        let wait = match TransactionWait::begin() {
+            Ok(wait) => wait,
+            Err(cut) => return Err(refuse(cut).await),
+        };
         let depth = DB::TransactionManager::get_transaction_depth(held.parts().0);
         let (transactions, _) = held.transactions();
         transactions.open = transactions.open.saturating_add(1);
@@ -85,7 +88,9 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     /// is an [`sqlx::Error::Configuration`], and the changes are undone: some of them are missing. Where a savepoint in
     /// it was dropped midway, so that they are undone already, it is an [`sqlx::Error::Protocol`].
     pub async fn commit(mut self) -> sqlx::Result<()> {
-        TransactionWait::may_commit().map_err(refuse)?;
+        if let Err(cut) = TransactionWait::may_commit() {
+            return Err(refuse(cut).await);
+        }
         if matches!(self.transactions().0.state, State::Lost | State::Broken) {
             return Err(lost());
         }
