@@ -50,7 +50,7 @@ impl Query {
     /// crossing: do not send the statement then. The unit of work ends when its future returns, so do not try
     /// again before it has: in async code [`begin`](Self::begin) sees to that.
     pub fn start(statement: &str) -> Result<Self, Cut> {
-        Self::start_as(Kind::Shape, statement, Begun::now())
+        Self::start_as(Kind::Shape, Key::of(statement), statement, Begun::now())
     }
 
     /// As [`start`](Self::start), for clients whose calls are futures.
@@ -85,9 +85,13 @@ impl Query {
     }
 
     /// The same of a statement of this kind that has begun just now.
-    pub(crate) fn start_as(kind: Kind, statement: &str, begun: Begun) -> Result<Self, Cut> {
+    pub(crate) fn start_as(
+        kind: Kind,
+        key: Key,
+        statement: &str,
+        begun: Begun,
+    ) -> Result<Self, Cut> {
         statements_are_metered();
-        let key = Key::of(statement);
         let (meter, waiting_since) = begun.parts();
         let recorded = if let Some(meter) = &meter {
             meter.take_statement(key, statement)?;
@@ -96,6 +100,7 @@ impl Query {
             UNATTRIBUTED.fetch_add(1, Relaxed);
             recording::record_elsewhere(kind, Some(statement))
         };
+        recorded.set_database(key.database());
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 

@@ -11,7 +11,7 @@ use super::in_flight::{Command, InFlight};
 use super::recording::Kind;
 #[cfg(feature = "witness")]
 use super::table::By;
-use super::table::{Entry, Key};
+use super::table::Key;
 use super::{Meter, Suspect};
 use crate::error::Cut;
 use crate::memory::Delta;
@@ -52,7 +52,7 @@ impl Meter {
     /// What is left to do for a statement once all accounts have taken it.
     fn count_statement(&self, key: Key, text: &str) {
         let repeated = if self.limits_repetitions() {
-            self.statements.find(key).map_or(0, Entry::count)
+            self.statements.repeated(key)
         } else {
             self.statements.count(key, text)
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::flags::Flags;
 use super::recording::current_span;
-use super::table::Entry;
+use super::table::Counted;
 use super::{Meter, Suspect};
 use crate::error::Cut;
 use crate::memory;
@@ -113,20 +113,20 @@ impl Meter {
         limit: u64,
         suspect: Suspect,
     ) -> Violation {
-        let statement = |entry: &Entry| Cause::Statement {
-            text: entry.text().to_owned(),
-            executions: entry.count(),
-            time: Duration::from_nanos(entry.nanos()),
+        let statement = |counted: Counted<'_>| Cause::Statement {
+            text: counted.text.into_owned(),
+            executions: counted.count,
+            time: Duration::from_nanos(counted.nanos),
         };
         let cause = match suspect {
             Suspect::Nobody => None,
-            Suspect::Statement(key) => self.statements.find(key).map(statement),
+            Suspect::Statement(key) => self.statements.counted(key).map(statement),
             Suspect::TopStatement => self.top_statement().map(statement),
             Suspect::External(key) => {
-                self.externals().and_then(|all| all.find(key)).map(|entry| Cause::External {
-                    name: entry.text().to_owned(),
-                    calls: entry.count(),
-                    time: Duration::from_nanos(entry.nanos()),
+                self.externals().and_then(|all| all.counted(key)).map(|counted| Cause::External {
+                    name: counted.text.into_owned(),
+                    calls: counted.count,
+                    time: Duration::from_nanos(counted.nanos),
                 })
             }
         };
@@ -144,9 +144,7 @@ impl Meter {
     }
 
     /// The statement that ran most often; none if it may be one of those that are not told apart.
-    fn top_statement(&self) -> Option<&Entry> {
-        let told: u64 = self.statements.iter().map(Entry::count).sum();
-        let untold = self.used(Resource::Queries).saturating_sub(told);
-        self.statements.most().filter(|entry| entry.count() > untold)
+    fn top_statement(&self) -> Option<Counted<'_>> {
+        self.statements.most(self.used(Resource::Queries))
     }
 }

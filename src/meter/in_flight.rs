@@ -75,6 +75,7 @@ impl InFlight {
         if let Some(command) = lock(&self.own).iter_mut().find(|command| command.id == id) {
             command.key = Some(key);
             command.recorded.set_text(text);
+            command.recorded.set_database(key.database());
         }
     }
 

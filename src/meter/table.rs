@@ -1,17 +1,22 @@
 //! A lock-free count per statement (or name of an external system), bounded in memory.
 
+mod crowd;
+
+use std::borrow::Cow;
 use std::iter;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::memory;
+use crowd::Crowd;
 
-pub(crate) use crate::key::Key;
+pub(crate) use crate::key::{DatabaseId, Key};
 
 /// How often each text was seen, and how long it took.
 ///
 /// Grows by blocks; an entry, once taken, is never moved or freed, so readers need no lock. What does
-/// not fit any more (some hundred to some thousand texts) is not told apart and only counted in `left_out`.
+/// not fit any more (some hundred to some thousand texts) is in the [`Crowd`], which knows the most frequent
+/// of it and counts the rest together.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Most work has but one statement or none, so what is not needed for that is made when it is.
@@ -23,7 +28,10 @@ struct Head {
     first: Block,
     /// Bytes of texts.
     kept: AtomicUsize,
-    left_out: AtomicU64,
+    /// Texts that have no entry.
+    crowd: OnceLock<Box<Crowd>>,
+    /// Texts that have an entry, on any database but the first on which they were executed.
+    elsewhere: OnceLock<Box<Table>>,
 }
 
 /// Who executed a statement that a witness saw.
@@ -52,12 +60,26 @@ struct Block {
 pub(crate) struct Entry {
     /// 0 while the entry is free.
     key: AtomicU64,
+    /// How often it was counted on the database on which it was executed first.
     count: AtomicU64,
+    /// That database; 0 while there is none.
+    database: AtomicU32,
+    /// How often it was counted on others.
+    elsewhere: AtomicU32,
     nanos: AtomicU64,
     /// How often an independent witness saw it.
     #[cfg(feature = "witness")]
     seen: AtomicU64,
     text: OnceLock<Box<str>>,
+}
+
+/// What is known of one text.
+#[derive(Debug)]
+pub(crate) struct Counted<'a> {
+    /// The text, or its beginning; empty when too much was kept already.
+    pub(crate) text: Cow<'a, str>,
+    pub(crate) count: u64,
+    pub(crate) nanos: u64,
 }
 
 impl Table {
@@ -69,28 +91,50 @@ impl Table {
     /// The most bytes that are kept of one text.
     const LONGEST: usize = 2 << 10;
 
-    /// Counts one more of this text; returns how many there are now, or 0 if it is not told apart.
+    /// Counts one more of this text; returns how many there are now on its database, or at least are.
     pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
         self.take(key, text, u64::MAX).unwrap_or_default()
     }
 
-    /// Counts one more of this text, unless that would be more than so many.
+    /// Counts one more of this text, unless that would be more than so many on its database.
     pub(crate) fn take(&self, key: Key, text: &str, most: u64) -> Option<u64> {
         let head = self.head();
         let Some(entry) = head.entry(key) else {
-            head.left_out.fetch_add(1, Relaxed);
-            return Some(0);
+            return head.crowd().take(key.of_both(), text, most);
         };
         entry.text.get_or_init(|| head.keep(text));
-        let one_more = |count: u64| (count < most).then(|| count.saturating_add(1));
-        let before = entry.count.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        Some(before.saturating_add(1))
+        if entry.is_first_on(key.database()) {
+            let one_more = |count: u64| (count < most).then(|| count.saturating_add(1));
+            let before = entry.count.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+            return Some(before.saturating_add(1));
+        }
+        let count = head.elsewhere().take(key.of_both(), "", most)?;
+        entry.elsewhere.fetch_add(1, Relaxed);
+        Some(count)
     }
 
     /// Takes back one that was counted, because it is not executed after all.
     pub(crate) fn give_back(&self, key: Key) {
-        let count = self.find(key).map_or(&self.head().left_out, |entry| &entry.count);
-        count.fetch_sub(1, Relaxed);
+        let head = self.head();
+        match self.find(key) {
+            Some(entry) if entry.is_first_on(key.database()) => {
+                entry.count.fetch_sub(1, Relaxed);
+            }
+            Some(entry) => {
+                entry.elsewhere.fetch_sub(1, Relaxed);
+                head.elsewhere().give_back(key.of_both());
+            }
+            None => head.crowd().give_back(key.of_both()),
+        }
+    }
+
+    /// How often this text was counted on its database, or at least was.
+    pub(crate) fn repeated(&self, key: Key) -> u64 {
+        match self.find(key) {
+            Some(entry) if entry.is_first_on(key.database()) => entry.count.load(Relaxed),
+            Some(_) => self.head().elsewhere().repeated(key.of_both()),
+            None => self.in_crowd(key).map_or(0, |counted| counted.count),
+        }
     }
 
     /// Notes that a text was executed; whether that is more often than it was counted.
@@ -117,6 +161,12 @@ impl Table {
         is_uncounted
     }
 
+    /// Whether this text was counted more often than it was seen.
+    #[cfg(feature = "witness")]
+    pub(crate) fn has_unseen(&self, key: Key) -> bool {
+        self.find(key).is_some_and(|entry| entry.count() > entry.seen.load(Relaxed))
+    }
+
     /// Every text that was executed more often than it was counted, with how often more.
     #[cfg(feature = "witness")]
     pub(crate) fn uncounted(&self) -> impl Iterator<Item = (&Entry, u64)> {
@@ -129,28 +179,55 @@ impl Table {
     pub(crate) fn add_time(&self, key: Key, nanos: u64) {
         if let Some(entry) = self.find(key) {
             entry.nanos.fetch_add(nanos, Relaxed);
+        } else if let Some(crowd) = self.crowd() {
+            crowd.add_time(key.of_both(), nanos);
         }
     }
 
-    pub(crate) fn find(&self, key: Key) -> Option<&Entry> {
-        self.blocks()
-            .find_map(|block| block.probe(key).find(|entry| entry.key.load(Relaxed) == key.raw()))
+    /// What is known of a text that was counted before.
+    pub(crate) fn counted(&self, key: Key) -> Option<Counted<'_>> {
+        self.find(key).map(Entry::counted).or_else(|| self.in_crowd(key))
     }
 
-    /// The entry that was counted most often.
-    pub(crate) fn most(&self) -> Option<&Entry> {
-        self.iter().max_by_key(|entry| entry.count())
+    /// The text that was counted most often of so many executions; none where that may be another one.
+    pub(crate) fn most(&self, of_all: u64) -> Option<Counted<'_>> {
+        let told = self.entries().map(Entry::count).sum::<u64>();
+        let in_crowd = self.crowd().map_or(0, Crowd::total);
+        let of_no_text = of_all.saturating_sub(told).saturating_sub(in_crowd);
+        let (most_in_crowd, others_at_most) = self.crowd().and_then(Crowd::most).unzip();
+        let entries = self.entries().map(Entry::counted);
+        let most = entries.chain(most_in_crowd).max_by_key(|counted| counted.count)?;
+        let another = of_no_text.saturating_add(others_at_most.unwrap_or_default());
+        (most.count > another).then_some(most)
     }
 
-    /// Every text that is told apart.
+    /// Every text that is told apart; of those that have no entry the ones that were repeated, as they are when they are
+    /// asked for first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let crowd = self.crowd().into_iter().flat_map(|crowd| &*crowd.settled().entries);
+        self.entries().chain(crowd)
+    }
+
+    /// How many executions [`iter`](Self::iter) leaves out.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.crowd().map_or(0, |crowd| crowd.settled().left_out)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
         let taken = |entry: &&Entry| entry.count() > 0;
         self.blocks().flat_map(|block| &*block.entries).filter(taken)
     }
 
-    /// How often a text was counted that could not be told apart.
-    pub(crate) fn left_out(&self) -> u64 {
-        self.head.get().map_or(0, |head| head.left_out.load(Relaxed))
+    fn find(&self, key: Key) -> Option<&Entry> {
+        self.blocks().find_map(|block| block.probe(key).find(|entry| entry.is_of(key)))
+    }
+
+    fn crowd(&self) -> Option<&Crowd> {
+        self.head.get()?.crowd.get().map(|crowd| &**crowd)
+    }
+
+    fn in_crowd(&self, key: Key) -> Option<Counted<'static>> {
+        self.crowd()?.find(key.of_both())
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {
@@ -161,14 +238,31 @@ impl Table {
     fn head(&self) -> &Head {
         self.head.get_or_init(|| {
             memory::aside(|| {
-                let first = Block::new(Self::SIZES[0]);
-                Box::new(Head { first, kept: AtomicUsize::new(0), left_out: AtomicU64::new(0) })
+                Box::new(Head {
+                    first: Block::new(Self::SIZES[0]),
+                    kept: AtomicUsize::new(0),
+                    crowd: OnceLock::new(),
+                    elsewhere: OnceLock::new(),
+                })
             })
         })
+    }
+
+    /// As much of a text as is kept of it.
+    fn beginning(text: &str) -> &str {
+        &text[..text.floor_char_boundary(Self::LONGEST)]
     }
 }
 
 impl Head {
+    fn crowd(&self) -> &Crowd {
+        self.crowd.get_or_init(|| memory::aside(|| Box::new(Crowd::new())))
+    }
+
+    fn elsewhere(&self) -> &Table {
+        self.elsewhere.get_or_init(|| memory::aside(Box::default))
+    }
+
     /// The entry of this key, taken now if need be.
     ///
     /// Every thread looks at the same places in the same order and a place is never given back, so
@@ -195,7 +289,7 @@ impl Head {
 
     /// The text to keep: whole, or its beginning, or nothing once too much is kept.
     fn keep(&self, text: &str) -> Box<str> {
-        let text = &text[..text.floor_char_boundary(Table::LONGEST)];
+        let text = Table::beginning(text);
         let before = self.kept.fetch_add(text.len(), Relaxed);
         if before.saturating_add(text.len()) > Table::MOST_BYTES {
             return Box::default();
@@ -236,8 +330,33 @@ impl Entry {
         self.key.load(Relaxed) == key.raw()
     }
 
+    /// How often it was counted, on all databases.
     pub(crate) fn count(&self) -> u64 {
-        self.count.load(Relaxed)
+        let elsewhere = u64::from(self.elsewhere.load(Relaxed));
+        self.count.load(Relaxed).saturating_add(elsewhere)
+    }
+
+    /// Whether it was executed first on this database; so it is if this is the first time.
+    fn is_first_on(&self, database: DatabaseId) -> bool {
+        let first = self.database.load(Relaxed);
+        let made = || self.database.compare_exchange(0, database.raw(), Relaxed, Relaxed);
+        first == database.raw()
+            || (first == 0 && made().map_or_else(|other| other == database.raw(), |_| true))
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Counted { text: self.text().into(), count: self.count(), nanos: self.nanos() }
+    }
+
+    /// One that does not change any more.
+    fn settled(key: Key, count: u64, nanos: u64, text: Box<str>) -> Self {
+        Self {
+            key: key.raw().into(),
+            count: count.into(),
+            nanos: nanos.into(),
+            text: text.into(),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn nanos(&self) -> u64 {
@@ -251,58 +370,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn count(table: &Table, text: &str) -> u64 {
-        table.count(Key::of(text), text)
-    }
-
-    #[test]
-    fn each_text_has_its_own_count() {
-        let table = Table::default();
-        assert_eq!([count(&table, "a"), count(&table, "b"), count(&table, "a")], [1, 1, 2]);
-        let most = table.most().expect("two texts were counted");
-        assert_eq!((most.text(), most.count()), ("a", 2));
-    }
-
-    #[test]
-    fn every_execution_is_counted_or_left_out() {
-        let table = Table::default();
-        for _ in 0..2 {
-            for n in 0..100_000 {
-                count(&table, &n.to_string());
-            }
-        }
-        let kept: u64 = table.iter().map(Entry::count).sum();
-        assert_eq!(kept + table.left_out(), 200_000);
-        assert!(table.iter().all(|entry| entry.count() == 2));
-        let most: usize = Table::SIZES.iter().sum();
-        assert!((most / 2..=most).contains(&table.iter().count()));
-    }
-
-    #[test]
-    fn the_texts_kept_are_bounded() {
-        let table = Table::default();
-        for n in 0..1_000 {
-            count(&table, &format!("{n}{}", "x".repeat(10_000)));
-        }
-        assert!(table.iter().map(|entry| entry.text().len()).sum::<usize>() <= Table::MOST_BYTES);
-    }
-
-    #[test]
-    fn threads_agree_on_the_entries() {
-        let table = Table::default();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for n in 0..1_000 {
-                        count(&table, &(n % 50).to_string());
-                    }
-                });
-            }
-        });
-        assert_eq!(table.iter().count(), 50);
-        assert!(table.iter().all(|entry| entry.count() == 80));
-    }
-}
+mod tests;

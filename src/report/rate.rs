@@ -1,14 +1,12 @@
 //! How many violations are said: a storm of them must not become a flood of events.
 
-use std::fmt::{self, Write};
-use std::hash::{BuildHasher, Hasher};
+use std::fmt::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use foldhash::fast::{FixedState, FoldHasher};
-
 use super::Name;
+use crate::key::TextHash;
 use crate::resource::Resource;
 use crate::time::Instant;
 use crate::violation::Severity;
@@ -36,19 +34,10 @@ static MOST: AtomicU32 = AtomicU32::new(10);
 
 /// Whether a violation may be said now, and how many of its kind were not said since the last one that was.
 pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Option<u64> {
-    let mut hash = Hash(FixedState::default().build_hasher());
+    let mut hash = TextHash::new();
     // Writing to a hasher cannot fail.
     let _ = write!(hash, "{name} {resource} {severity:?}");
-    RATES.admit(hash.0.finish().max(1), second(), MOST.load(Relaxed))
-}
-
-struct Hash<'a>(FoldHasher<'a>);
-
-impl Write for Hash<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
+    RATES.admit(hash.finish().max(1), second(), MOST.load(Relaxed))
 }
 
 /// The current second, by the clock of the runtime; all that counts is whether it is the same one.

@@ -62,7 +62,7 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
 }
 
 fn queries(account: &Account) -> Vec<String> {
-    let mut all: Vec<_> = account.all_statements().filter(|s| s.executions > 1).collect();
+    let mut all: Vec<_> = account.all_statements().filter(|s| s.repetitions > 1).collect();
     all.sort_by_key(|statement| std::cmp::Reverse(statement.executions));
     if all.is_empty() && account.queries() > 1 {
         return vec![
@@ -74,7 +74,7 @@ fn queries(account: &Account) -> Vec<String> {
 
 /// What to do about a statement that is executed again and again.
 pub(super) fn repeated(statement: &Statement) -> String {
-    let Statement { text, executions, .. } = statement;
+    let Statement { text, repetitions, .. } = statement;
     let verb = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
     let instead = match &*verb {
         "SELECT" | "WITH" => "fetch all at once, by a join or `WHERE .. = ANY($1)`",
@@ -83,7 +83,7 @@ pub(super) fn repeated(statement: &Statement) -> String {
         "FIND" | "AGGREGATE" => "fetch all at once, by `$in` or a `$lookup`",
         _ => "do it once for all",
     };
-    format!("`{}` was executed {executions} times: {instead}", Line(text))
+    format!("`{}` was executed {repetitions} times: {instead}", Line(text))
 }
 
 fn memory(account: &Account) -> Vec<String> {

@@ -108,9 +108,9 @@ impl<T> Record<T> {
         let account = self.account();
         let mut failure = Failure::default();
         failure.extend(blindness(account, "the test looks for repeated statements"));
-        for statement in account.all_statements().filter(|statement| statement.executions > 1) {
+        for statement in account.all_statements().filter(|statement| statement.repetitions > 1) {
             failure.push(
-                format!("`{}` was executed {} times", statement.text, statement.executions),
+                format!("`{}` was executed {} times", statement.text, statement.repetitions),
                 vec![advice::repeated(statement)],
             );
         }

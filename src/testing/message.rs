@@ -153,8 +153,8 @@ fn statements(text: &mut String, all: &[Statement], style: Style) {
     let mut all: Vec<&Statement> = all.iter().collect();
     all.sort_by_key(|statement| std::cmp::Reverse(statement.executions));
     for statement in all {
-        let Statement { executions, rows, time, .. } = *statement;
-        let mark = if executions > 1 { style.warn("  <- repeated") } else { String::new() };
+        let Statement { executions, repetitions, rows, time, .. } = *statement;
+        let mark = if repetitions > 1 { style.warn("  <- repeated") } else { String::new() };
         line(text, format_args!("  {executions:>4}x {}{mark}", statement.text));
         Summary(vec![
             (rows > 0).then(|| counted(Resource::Rows, rows)).flatten(),

@@ -76,6 +76,12 @@ pub struct Statement {
     pub text: String,
     /// How often it was executed.
     pub executions: u64,
+    /// How often its text was executed on one database, the one where that was most often.
+    ///
+    /// Less than [`executions`](Self::executions) where the same text was executed on several databases,
+    /// or where the text is a batch, of which each statement is an execution.
+    #[serde(skip)]
+    pub repetitions: u64,
     /// Rows that were handed to the caller.
     pub rows: u64,
     /// How long the work waited for it, in all.
@@ -224,6 +230,7 @@ impl Account {
         let statement = |(text, tally): (String, Tally)| Statement {
             text,
             executions: tally.times,
+            repetitions: tally.texts.values().max().copied().unwrap_or_default(),
             rows: tally.rows,
             time: tally.time,
             longest: tally.longest,
@@ -288,9 +295,9 @@ impl Account {
         self.elsewhere.iter().map(|statement| statement.executions).sum()
     }
 
-    /// How often the statement was executed that was executed most often, values left aside.
+    /// How often the statement was repeated on one database that was repeated most often, values left aside.
     pub(super) fn repeated(&self) -> u64 {
-        let most = self.all_statements().map(|statement| statement.executions).max();
+        let most = self.all_statements().map(|statement| statement.repetitions).max();
         most.unwrap_or_default().max(self.usage.repeated_queries)
     }
 }
@@ -351,6 +358,8 @@ fn resolve(sites: &[(Site, u64)]) -> Vec<CallSite> {
 #[derive(Debug, Default)]
 struct Tally {
     times: u64,
+    /// How often the text was executed, whole, on each database.
+    texts: HashMap<u32, u64>,
     rows: u64,
     time: Duration,
     longest: Duration,
@@ -373,6 +382,8 @@ fn tally<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Tally
             None => all.entry(name.clone()).or_default(),
         };
         tally.times = tally.times.saturating_add(entry.times());
+        let texts = tally.texts.entry(entry.database()).or_default();
+        *texts = texts.saturating_add(1);
         tally.rows = tally.rows.saturating_add(entry.rows());
         tally.time = tally.time.saturating_add(entry.time());
         tally.longest = tally.longest.max(entry.time());

@@ -16,7 +16,7 @@ use super::shape;
 use crate::db::query::UNATTRIBUTED;
 use crate::memory;
 use crate::meter::recording::{self, Kind};
-use crate::meter::table::Key;
+use crate::meter::table::{DatabaseId, Key};
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
@@ -113,6 +113,11 @@ impl ClientId {
         Self(NEXT.fetch_add(1, Relaxed))
     }
 
+    /// A database that this client reaches.
+    fn database(self, name: &str) -> DatabaseId {
+        DatabaseId::of(&(self.0, name))
+    }
+
     /// One number for a connection: the driver's ids are unique within the pool of one server only.
     fn connection(self, address: &ServerAddress, connection: u32) -> u64 {
         FixedState::default().hash_one((self.0, address, connection))
@@ -139,7 +144,7 @@ impl Commands {
         match event {
             CommandEvent::Started(event) => {
                 let text = memory::aside(|| shape::of(&event.command_name, &event.command));
-                let key = Key::of(&text);
+                let key = Key::on(self.client.database(&event.db), &text);
                 let begins = event.command.get_bool("startTransaction") == Ok(true);
                 let connection = &event.connection;
                 let id = self.client.connection(&connection.address, connection.id);

@@ -13,6 +13,7 @@ use super::execution::uncounted;
 use super::kind::Kind;
 use super::transaction::Transaction;
 use crate::meter::recording::for_library;
+use crate::meter::table::DatabaseId;
 use crate::{memory, scope};
 
 /// A connection whose statements are counted, of a pool or by itself.
@@ -22,6 +23,7 @@ use crate::{memory, scope};
 pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
+    database: DatabaseId,
     was_interrupted: bool,
     kind: Kind,
     changes: Changes,
@@ -58,12 +60,17 @@ impl<DB: Database> Connection<DB> {
     /// Counts the statements of a connection that belongs to no pool.
     pub fn new(raw: DB::Connection) -> Self {
         crate::report::unmeasured::statements_are_metered();
-        Self::from_raw(Raw::Single(Box::new(raw)), Kind::of_single::<DB>())
+        Self::from_raw(
+            Some(Raw::Single(Box::new(raw))),
+            Kind::of_single::<DB>(),
+            DatabaseId::UNKNOWN,
+        )
     }
 
-    fn from_raw(raw: Raw<DB>, kind: Kind) -> Self {
+    fn from_raw(raw: Option<Raw<DB>>, kind: Kind, database: DatabaseId) -> Self {
         Self {
-            raw: Some(raw),
+            raw,
+            database,
             was_interrupted: false,
             kind,
             changes: Changes::default(),
@@ -79,6 +86,11 @@ impl<DB: Database> Connection<DB> {
         // What is done to it is not seen.
         self.changes.is_lasting = true;
         self.parts().0
+    }
+
+    /// On what its statements are executed.
+    pub(super) fn database(&self) -> DatabaseId {
+        self.database
     }
 
     /// Makes sure that a statement executed now is in the transaction that it is meant for, or in none.
@@ -222,8 +234,12 @@ impl<DB: Database> fmt::Debug for Connection<DB> {
 pub struct PoolConnection<DB: Database>(Connection<DB>);
 
 impl<DB: Database> PoolConnection<DB> {
-    pub(super) fn new(raw: sqlx::pool::PoolConnection<DB>, kind: Kind) -> Self {
-        Self(Connection::from_raw(Raw::Pooled(raw), kind))
+    pub(super) fn new(
+        raw: sqlx::pool::PoolConnection<DB>,
+        kind: Kind,
+        database: DatabaseId,
+    ) -> Self {
+        Self(Connection::from_raw(Some(Raw::Pooled(raw)), kind, database))
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -250,9 +266,9 @@ impl<DB: Database> PoolConnection<DB> {
             Raw::Pooled(raw) => Raw::Single(Box::new(raw.detach())),
             single @ Raw::Single(_) => single,
         });
-        let transactions = mem::take(&mut self.0.transactions);
-        let changes = Changes::default();
-        Connection { raw, was_interrupted: false, kind: self.0.kind, changes, transactions }
+        let mut detached = Connection::from_raw(raw, self.0.kind, self.0.database);
+        detached.transactions = mem::take(&mut self.0.transactions);
+        detached
     }
 }
 

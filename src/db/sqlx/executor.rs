@@ -223,8 +223,9 @@ where
     }
     connection.settle().await?;
     connection.note(request.text(), false);
+    let database = connection.database();
     let (connection, was_interrupted) = connection.parts();
-    let query = match request.start(begun) {
+    let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };
@@ -264,8 +265,9 @@ where
 {
     connection.settle().await?;
     connection.note(request.text(), false);
+    let database = connection.database();
     let (connection, was_interrupted) = connection.parts();
-    let query = match request.start(begun) {
+    let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };

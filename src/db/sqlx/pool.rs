@@ -9,6 +9,7 @@ use super::kind::Kind;
 use super::transaction::Transaction;
 use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
+use crate::meter::table::DatabaseId;
 use crate::report::unmeasured::statements_are_metered;
 
 /// A pool whose statements are counted.
@@ -17,6 +18,7 @@ use crate::report::unmeasured::statements_are_metered;
 pub struct Pool<DB: Database> {
     inner: sqlx::Pool<DB>,
     kind: Kind,
+    database: DatabaseId,
 }
 
 impl<DB: Database> Pool<DB> {
@@ -44,13 +46,14 @@ impl<DB: Database> Pool<DB> {
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
         let wait = ConnectionWait::start();
         let connection = Driver { future: self.inner.acquire() }.await?;
-        Ok((PoolConnection::new(connection, self.kind), wait.end()))
+        Ok((PoolConnection::new(connection, self.kind, self.database), wait.end()))
     }
 
     /// Takes a connection if one is idle.
     #[must_use]
     pub fn try_acquire(&self) -> Option<PoolConnection<DB>> {
-        Some(PoolConnection::new(self.inner.try_acquire()?, self.kind))
+        let connection = self.inner.try_acquire()?;
+        Some(PoolConnection::new(connection, self.kind, self.database))
     }
 
     /// Waits for a connection and begins a transaction on it.
@@ -133,13 +136,15 @@ impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB> {
     fn from(inner: sqlx::Pool<DB>) -> Self {
         statements_are_metered();
         let kind = Kind::of(&inner);
-        Self { inner, kind }
+        // What it connects to and how: two pools of one database with the same settings are the same.
+        let database = DatabaseId::of(&inner.connect_options());
+        Self { inner, kind, database }
     }
 }
 
 impl<DB: Database> Clone for Pool<DB> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), kind: self.kind }
+        Self { inner: self.inner.clone(), kind: self.kind, database: self.database }
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{Database, Execute, SqlStr};
 use crate::db::{Begun, Query};
 use crate::error::Cut;
 use crate::meter::recording::Kind;
+use crate::meter::table::{DatabaseId, Key};
 
 /// All that an [`Execute`] holds, and one itself.
 pub(super) struct Request<DB: Database> {
@@ -29,11 +30,17 @@ impl<DB: Database> Request<DB> {
     ///
     /// There is none, and nothing to count, if its arguments could not be encoded: the driver sends
     /// nothing then and returns the reason.
-    pub(super) fn start(&self, begun: Option<Begun>) -> Result<Option<Query>, Cut> {
+    pub(super) fn start(
+        &self,
+        begun: Option<Begun>,
+        database: DatabaseId,
+    ) -> Result<Option<Query>, Cut> {
         match self.arguments {
             Ok(_) => {
                 let begun = begun.unwrap_or_else(Begun::now);
-                let query = Query::start_as(Kind::Sql(DB::NAME), self.sql.as_str(), begun);
+                let sql = self.sql.as_str();
+                let key = Key::on(database, sql);
+                let query = Query::start_as(Kind::Sql(DB::NAME), key, sql, begun);
                 query.map(Some)
             }
             Err(_) => Ok(None),

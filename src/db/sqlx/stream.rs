@@ -88,7 +88,7 @@ where
                 State::New { connection, request, begun } if connection.is_settled() => {
                     let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
                     connection.note(request.text(), batch.is_possible);
-                    let query = match request.start(begun) {
+                    let query = match request.start(begun, connection.database()) {
                         Ok(query) => query,
                         Err(cut) => {
                             self.state = State::Refused(Refusal::new(cut));

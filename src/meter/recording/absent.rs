@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::Meter;
 use super::Kind;
+use crate::key::DatabaseId;
 
 pub(crate) fn current_span() -> tracing::Span {
     tracing::Span::current()
@@ -29,6 +30,8 @@ pub(crate) struct Recorded(());
 impl Recorded {
     #[cfg(feature = "mongodb")]
     pub(crate) fn set_text(&self, _: &str) {}
+
+    pub(crate) fn set_database(&self, _: DatabaseId) {}
 
     pub(crate) fn add_rows(&self, _: u64) {}
 

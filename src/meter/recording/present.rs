@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tracing::{Dispatch, Span};
 use super::super::Meter;
 use super::Kind;
 use super::spawns::{Existing, OnBehalf, Spawned, Whereabouts};
+use crate::key::DatabaseId;
 use crate::memory;
 use crate::time::nanos;
 
@@ -237,6 +238,8 @@ pub(crate) struct Entry {
     /// Not known at first where the driver tells it later.
     text: OnceLock<Box<str>>,
     pub(crate) site: Site,
+    /// On which database, if any is known.
+    database: AtomicU32,
     times: AtomicU64,
     rows: AtomicU64,
     nanos: AtomicU64,
@@ -246,11 +249,16 @@ impl Entry {
     pub(crate) fn new(kind: Kind, text: Option<&str>, site: Site) -> Arc<Self> {
         let text = text.map_or_else(OnceLock::new, |text| OnceLock::from(Box::from(text)));
         let [rows, nanos] = [const { AtomicU64::new(0) }; 2];
-        Arc::new(Self { kind, text, site, times: AtomicU64::new(1), rows, nanos })
+        let (database, times) = (AtomicU32::new(0), AtomicU64::new(1));
+        Arc::new(Self { kind, text, site, database, times, rows, nanos })
     }
 
     pub(crate) fn text(&self) -> Option<&str> {
         self.text.get().map(|text| &**text)
+    }
+
+    pub(crate) fn database(&self) -> u32 {
+        self.database.load(Relaxed)
     }
 
     pub(crate) fn times(&self) -> u64 {
@@ -299,6 +307,13 @@ impl Recorded {
     pub(crate) fn set_text(&self, text: &str) {
         if let Some(entry) = &self.0 {
             memory::aside(|| entry.text.get_or_init(|| text.into()));
+        }
+    }
+
+    /// Notes on which database it is executed.
+    pub(crate) fn set_database(&self, database: DatabaseId) {
+        if let Some(entry) = &self.0 {
+            entry.database.store(database.raw(), Relaxed);
         }
     }
 
