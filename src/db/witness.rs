@@ -39,13 +39,13 @@ pub(crate) const TARGET: &str = "sqlx::query";
 ///
 /// sqlx makes these events at DEBUG, and each costs more than counting does: made for tests, and for
 /// looking around in production for a while. A filter that drops the target `sqlx::query` blinds it;
-/// so does `log_statements(LevelFilter::Off)`, while a lower level there is seen if the filter lets it
-/// pass.
+/// so does `log_statements(LevelFilter::Off)`. At another level there (`LevelFilter::Trace`) they are seen where the
+/// filter lets that level pass.
 ///
 /// # Not seen
 ///
-/// What sqlx makes no events for: `BEGIN`, `COPY`, `LISTEN`. Not reported though seen: other transaction
-/// control, and what the driver sends to set a connection up. An event that comes up after its work has
+/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. Not reported though seen: other
+/// transaction control, and what the driver sends to set a connection up. An event that comes up after its work has
 /// ended comes too late.
 ///
 /// # Examples
@@ -209,8 +209,12 @@ impl Statement {
     /// Compares it with what was counted; whether this work has a statement more than was counted.
     pub(crate) fn compare(&self, meter: &Meter, by: By) -> bool {
         let (key, text) = (Key::of(self.text()), self.text());
+        // A thread of a driver knows the span of a statement, and not in which of the works in that span it
+        // was executed: it is of the innermost that has counted one more than was seen.
+        let counted = || meter.chain().position(|meter| meter.has_unseen(key));
+        let begin = if by == By::Anyone { counted().unwrap_or(0) } else { 0 };
         let mut is_unmetered = false;
-        for meter in meter.chain() {
+        for meter in meter.chain().skip(begin) {
             is_unmetered |= meter.witness_statement(key, text, by);
         }
         is_unmetered

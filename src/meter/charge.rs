@@ -228,6 +228,12 @@ impl Meter {
         is_unmetered
     }
 
+    /// Whether this statement was counted here more often than a witness has seen it.
+    #[cfg(feature = "witness")]
+    pub(crate) fn has_unseen(&self, key: Key) -> bool {
+        self.statements.has_unseen(key)
+    }
+
     /// Counts one call to an external system, which was taken.
     pub(crate) fn count_external(&self, key: Key, name: &str) {
         self.rare().externals.count(key, name);

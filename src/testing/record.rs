@@ -171,7 +171,7 @@ impl<T> Record<T> {
 
     /// The statements that passed through no metered connection, sorted by their text.
     ///
-    /// Those of plain pools of sqlx. What sqlx makes no event for is not seen: `COPY`, `LISTEN`, and
+    /// Those of plain pools of sqlx. What sqlx makes no event for is not seen: `COPY`, and
     /// pools whose logging of statements is switched off.
     pub fn unmetered(&self) -> &[Statement] {
         &self.account.unmetered
