@@ -134,7 +134,10 @@ fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 /// The body of an answer that is ready at once.
-fn body<B: Body<Data = Bytes> + Send + 'static>(budget: Budget, body: B) -> ResponseBody<B> {
+fn body<B>(budget: Budget, body: B) -> ResponseBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<tower::BoxError>> + Send + 'static,
+{
     let mut body = Some(body);
     let service = tower::service_fn(move |_: Request<()>| {
         ready(Ok::<_, Infallible>(Response::new(body.take().expect("called once"))))

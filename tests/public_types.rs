@@ -29,7 +29,7 @@ use request_budget::task::{
 };
 use request_budget::testing::{
     CallSite, Comparison, ExternalCall, Place, Ratchet, Record, Recorder, RecorderBody,
-    RecorderFuture, RecorderLayer, RecorderService, Scaling, Statement,
+    RecorderFuture, RecorderLayer, RecorderService, Scaling, Statement, Unrelated,
 };
 use request_budget::{
     Budget, BudgetExt, BudgetLayer, Cause, Cut, ExternalExt, Limit, Resource, Severity,
@@ -160,6 +160,7 @@ fn futures_and_bodies_are_what_they_wrap() {
     shared::<ResponseBody<Opaque>>();
     shared::<RecorderFuture<Opaque>>();
     shared::<RecorderBody<Opaque>>();
+    shared::<Unrelated<Opaque>>();
     shared::<ExternalFuture<Opaque>>();
     shared::<External<Opaque>>();
     shared::<Budgeted<Opaque>>();
@@ -169,6 +170,7 @@ fn futures_and_bodies_are_what_they_wrap() {
     sent::<ResponseBody<Local>>();
     sent::<RecorderFuture<Local>>();
     sent::<RecorderBody<Local>>();
+    sent::<Unrelated<Local>>();
     sent::<ExternalFuture<Local>>();
     sent::<External<Local>>();
     sent::<Budgeted<Local>>();
@@ -182,6 +184,7 @@ fn futures_and_bodies_can_be_debugged_whatever_they_wrap() {
     debugged::<ResponseBody<Opaque>>();
     debugged::<RecorderFuture<Opaque>>();
     debugged::<RecorderBody<Opaque>>();
+    debugged::<Unrelated<Opaque>>();
     debugged::<ExternalFuture<Opaque>>();
     debugged::<External<Opaque>>();
     debugged::<Budgeted<Opaque>>();
