@@ -131,8 +131,11 @@ fn lose() {
     execute("SELECT 'lost'");
 }
 
+/// A way in which a statement gets lost, with its name.
+type Way = (&'static str, fn() -> BoxFuture<'static, ()>);
+
 /// Ways in which a statement gets lost: out of the scope of the work that issues it.
-fn lost() -> Vec<(&'static str, fn() -> BoxFuture<'static, ()>)> {
+fn lost() -> Vec<Way> {
     vec![
         ("a task", || Box::pin(run(async { lose() }))),
         ("a task of a task", || Box::pin(run(run(async { lose() })))),
@@ -148,7 +151,7 @@ fn lost() -> Vec<(&'static str, fn() -> BoxFuture<'static, ()>)> {
         }),
         ("a task of a carried task", || Box::pin(run(run(async { lose() }).in_current_budget()))),
         ("a closure for blocking work", || {
-            Box::pin(async { tokio::task::spawn_blocking(|| lose()).await.unwrap() })
+            Box::pin(async { tokio::task::spawn_blocking(lose).await.unwrap() })
         }),
         ("a future in a closure for blocking work", || {
             let runtime = Handle::current();
@@ -169,7 +172,10 @@ fn lost() -> Vec<(&'static str, fn() -> BoxFuture<'static, ()>)> {
             Box::pin(async move {
                 let (end, ended) = oneshot::channel();
                 let query = async { lose() };
-                thread::spawn(move || end.send(runtime.block_on(query)).unwrap());
+                thread::spawn(move || {
+                    runtime.block_on(query);
+                    end.send(()).unwrap();
+                });
                 ended.await.unwrap();
             })
         }),

@@ -155,6 +155,7 @@ impl Known<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "ranges are what is known")]
 mod tests {
     use super::*;
 

@@ -76,6 +76,6 @@ impl Measurement {
         #[cfg(feature = "mongodb")]
         self.meter.settle_commands();
         let unlogged = memory::aside(|| self.tickets.unlogged());
-        Record::new(output, &self.meter, &self.recording, unlogged, served)
+        Record::new(output, &self.meter, &self.recording, &unlogged, served)
     }
 }

@@ -129,10 +129,10 @@ impl<T> Record<T> {
         output: T,
         meter: &Meter,
         recording: &Recording,
-        unlogged: Unlogged,
+        unlogged: &Unlogged,
         served: Option<Served>,
     ) -> Self {
-        let account = || Account::new(meter, recording, &unlogged, served);
+        let account = || Account::new(meter, recording, unlogged, served);
         Self { output, account: memory::aside(account) }
     }
 

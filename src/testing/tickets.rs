@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::dispatcher::DefaultGuard;
 use tracing::span::Id;
@@ -197,14 +197,9 @@ impl Tickets {
     ///
     /// They need nothing of this thread for it. By the real clock, since a paused one does not move them.
     pub(super) fn settle(&self) {
-        let until = Instant::now().checked_add(Self::PATIENCE);
-        let mut all = self.lock();
-        while all.values().any(Ticket::is_out) {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else { return };
-            let waited = self.changed.wait_timeout(all, left);
-            all = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_out = |all: &mut HashMap<u64, Ticket>| all.values().any(Ticket::is_out);
+        let waited = self.changed.wait_timeout_while(self.lock(), Self::PATIENCE, is_out);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What was done on connections that are not metered without an event of sqlx.

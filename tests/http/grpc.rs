@@ -1,5 +1,7 @@
 //! gRPC calls by hand: what they are answered when cut, how they end, what they are called.
 
+#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
+
 use std::convert::Infallible;
 use std::future::{pending, ready};
 
@@ -21,7 +23,7 @@ fn request(path: &str) -> Request<()> {
 }
 
 /// The answer to a call that is refused something.
-fn refused(layer: BudgetLayer<Budget>, request: Request<()>) -> Response<Bytes> {
+fn refused(layer: &BudgetLayer<Budget>, request: Request<()>) -> Response<Bytes> {
     let service = tower::service_fn(|_: Request<()>| {
         drop(ready(()).external("payments").now_or_never());
         ready(Ok::<_, Infallible>(Response::new(Script::new([]))))
@@ -41,7 +43,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 
 #[test]
 fn a_call_that_is_cut_is_answered_by_its_headers_alone() {
-    let answer = refused(no_calls(), request("/pkg.Cut/Refused"));
+    let answer = refused(&no_calls(), request("/pkg.Cut/Refused"));
     assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 0));
     let headers = answer.headers();
     assert_eq!(header(headers, "content-type"), "application/grpc");
@@ -49,7 +51,7 @@ fn a_call_that_is_cut_is_answered_by_its_headers_alone() {
     assert_eq!(header(headers, "grpc-message"), "the call used more than it may");
 
     let said =
-        refused(no_calls().with_reject(GrpcStatus::new().with_limits()), request("/pkg.Cut/Said"));
+        refused(&no_calls().with_reject(GrpcStatus::new().with_limits()), request("/pkg.Cut/Said"));
     assert_eq!(header(said.headers(), "grpc-message"), "1 external call, limit 0");
 }
 
@@ -69,16 +71,16 @@ async fn a_call_whose_time_is_up_exceeds_its_deadline() {
 #[test]
 fn one_layer_answers_rest_and_grpc_each_in_its_own_way() {
     let problem = || no_calls().with_reject(ProblemDetails::new());
-    let call = refused(problem(), request("/pkg.Cut/Problem"));
+    let call = refused(&problem(), request("/pkg.Cut/Problem"));
     assert_eq!((call.status().as_u16(), header(call.headers(), "grpc-status")), (200, "8"));
-    let rest = refused(problem(), Request::new(()));
+    let rest = refused(&problem(), Request::new(()));
     assert_eq!(rest.status().as_u16(), 503);
     assert_eq!(header(rest.headers(), "content-type"), "application/problem+json");
 
     let by_request = |_: &Violation, request: &http::request::Parts| {
         Response::new(Bytes::from(format!("{} {}", request.method, request.uri)))
     };
-    let seen = refused(no_calls().with_reject_by(by_request), request("/pkg.Cut/Seen?x=1"));
+    let seen = refused(&no_calls().with_reject_by(by_request), request("/pkg.Cut/Seen?x=1"));
     assert_eq!(seen.body(), "POST /pkg.Cut/Seen?x=1");
 }
 

@@ -14,8 +14,10 @@ mod spawns;
 pub(crate) use absent::*;
 #[cfg(feature = "testing")]
 pub(crate) use present::*;
+#[cfg(all(feature = "testing", feature = "sqlx"))]
+pub(crate) use spawns::for_library;
 #[cfg(feature = "testing")]
-pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered, for_library};
+pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered};
 
 /// What kind of thing is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -174,6 +174,7 @@ enum Owner {
     /// What is declared to be unrelated to all recordings.
     Unrelated,
     /// This library, or a driver for it: what that spawns is of no interest.
+    #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "of sqlx"))]
     Library,
 }
 
@@ -275,6 +276,7 @@ impl OnBehalf {
     }
 
     /// Of this library, or of a driver that works for it.
+    #[cfg(feature = "sqlx")]
     fn of_library() -> Option<Self> {
         memory::aside(|| Self::of_owner(Owner::Library))
     }
@@ -296,6 +298,7 @@ impl Drop for OnBehalf {
 }
 
 /// Runs a piece of a driver's work for this library: what it spawns is not the user's.
+#[cfg(feature = "sqlx")]
 pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
     let _on_behalf = if super::is_live() { OnBehalf::of_library() } else { None };
     piece()
@@ -313,6 +316,7 @@ impl Recording {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "ranges are what is expected")]
 mod tests {
     use super::*;
 

@@ -185,6 +185,7 @@ impl Summary {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers")]
 mod tests {
     use std::collections::HashMap;
 
