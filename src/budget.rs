@@ -64,6 +64,31 @@ impl Budget {
         self.count(Resource::RepeatedQueries, limit)
     }
 
+    /// Statements that change data or schema; soft by default.
+    ///
+    /// Told by their first words, behind comments, in and after `WITH`: `INSERT`, `UPDATE`, `CREATE` and
+    /// the like. What a function changes that a `SELECT` calls is not known. A limit of 0 says that a GET
+    /// does not write.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use request_budget::{Budget, BudgetExt, Limit, Usage, db::Query};
+    ///
+    /// let work = async {
+    ///     Query::start("SELECT name FROM posts").unwrap();
+    ///     let refused = Query::start("UPDATE posts SET views = views + 1").unwrap_err();
+    ///     assert!(refused.to_string().ends_with("limit 0: `UPDATE posts SET views = views + 1`"));
+    /// };
+    /// let reads_only = Budget::new().writes(Limit::hard(0));
+    /// assert!(work.budgeted("GET /posts", reads_only).await.is_err());
+    /// # }
+    /// ```
+    pub fn writes(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::Writes, limit)
+    }
+
     /// Rows handed to the caller (an unbounded SELECT); soft by default.
     pub fn rows(self, limit: impl Into<Limit<u64>>) -> Self {
         self.count(Resource::Rows, limit)

@@ -45,6 +45,7 @@
 //!   [`in_current_budget`](BudgetExt::in_current_budget).
 //! * **Usage** is what a unit of work has consumed; a **violation** is the report that it crossed one
 //!   limit. Each limit of a unit of work is reported once, at the moment of crossing.
+//! * **Observed** is a statement that was counted after the fact, as a driver or an ORM reports it.
 //! * **Unmetered** is what was seen but passed through no instrumented connection.
 //!
 //! "Budget" here is neither tokio's cooperative budget nor tower's retry budget.
@@ -98,6 +99,7 @@ pub mod testing;
 mod time;
 mod usage;
 mod violation;
+mod writes;
 
 pub use budget::Budget;
 #[cfg(feature = "mongodb")]

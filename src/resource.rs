@@ -24,6 +24,8 @@ pub enum Resource {
     Queries,
     /// Executions of the one statement that ran most often.
     RepeatedQueries,
+    /// Statements that change data or schema.
+    Writes,
     /// Rows handed to the caller.
     Rows,
     /// Transactions and savepoints begun.
@@ -63,6 +65,7 @@ impl Resource {
     pub const ALL: &[Self] = &[
         Self::Queries,
         Self::RepeatedQueries,
+        Self::Writes,
         Self::Rows,
         Self::Transactions,
         Self::QueryTime,
@@ -90,6 +93,7 @@ impl Resource {
         match self {
             Self::Queries => "queries",
             Self::RepeatedQueries => "repeated_queries",
+            Self::Writes => "writes",
             Self::Rows => "rows",
             Self::Transactions => "transactions",
             Self::QueryTime => "query_time",
@@ -115,6 +119,7 @@ impl Resource {
         match self {
             Self::Queries
             | Self::RepeatedQueries
+            | Self::Writes
             | Self::Rows
             | Self::Transactions
             | Self::ExternalCalls => Unit::Count,
@@ -143,6 +148,8 @@ impl Resource {
             (Self::Queries, false) => "queries",
             (Self::RepeatedQueries, true) => "execution of the same statement",
             (Self::RepeatedQueries, false) => "executions of the same statement",
+            (Self::Writes, true) => "statement that writes",
+            (Self::Writes, false) => "statements that write",
             (Self::Rows, true) => "row",
             (Self::Rows, false) => "rows",
             (Self::Transactions, true) => "transaction",

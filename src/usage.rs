@@ -33,6 +33,10 @@ pub struct Usage {
     pub queries: u64,
     /// How often the statement that ran most often was executed.
     pub repeated_queries: u64,
+    /// Statements that change data or schema, by their first words.
+    pub writes: u64,
+    /// How many of `queries` were counted after the fact, from what a driver or an ORM says of itself.
+    pub observed: u64,
     /// Rows handed to the caller.
     pub rows: u64,
     /// Transactions and savepoints begun.
@@ -98,8 +102,14 @@ impl fmt::Display for Usage {
         if self.repeated_queries > 1 {
             write!(f, ", one statement {} times", self.repeated_queries)?;
         }
+        if self.writes > 0 {
+            write!(f, ", {}", Counted(Resource::Writes, self.writes))?;
+        }
         if self.transactions > 0 {
             write!(f, ", {}", Counted(Resource::Transactions, self.transactions))?;
+        }
+        if self.observed > 0 {
+            write!(f, ", {} observed", self.observed)?;
         }
         if self.unmetered > 0 {
             write!(f, ", {} unmetered", self.unmetered)?;

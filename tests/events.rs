@@ -352,6 +352,8 @@ async fn usage_is_one_event_for_each_unit_of_work() {
             (fields::VIOLATIONS, 2.into()),
             (fields::QUERIES, 2.into()),
             (fields::REPEATED_QUERIES, 2.into()),
+            (fields::WRITES, 0.into()),
+            (fields::OBSERVED_QUERIES, 0.into()),
             (fields::ROWS, 3.into()),
             (fields::TRANSACTIONS, 0.into()),
             (fields::QUERY_TIME, 6_000.into()),

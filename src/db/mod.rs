@@ -32,6 +32,7 @@ mod begun;
 pub(crate) mod driver;
 #[cfg(feature = "mongodb")]
 pub mod mongodb;
+mod observed;
 mod query;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
@@ -42,6 +43,7 @@ pub(crate) mod witness;
 
 #[cfg(feature = "sqlx")]
 pub(crate) use begun::Begun;
+pub use observed::executed;
 pub use query::Query;
 #[cfg(feature = "sqlx")]
 pub(crate) use wait::{ConnectionWait, TransactionWait, Uncounted};

@@ -26,7 +26,7 @@ impl Meter {
     /// Counts one execution of a statement, which is about to be sent, here and in all that this work
     /// runs inside; or nowhere, if a hard limit of any of them forbids it.
     pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
-        let give_back = |meter: &Self| meter.give_back_statement(key);
+        let give_back = |meter: &Self| meter.give_back_statement(key, text);
         self.take_in_all(|meter| meter.take_statement_here(key, text), give_back)?;
         self.chain().for_each(|meter| meter.count_statement(key, text));
         Ok(())
@@ -39,10 +39,21 @@ impl Meter {
             self.give_back(Resource::Queries);
             return Err(self.refuse(Resource::RepeatedQueries, Suspect::Statement(key)));
         }
+        if self.limits_writes() && self.statements.writes(key, text) {
+            let taken = self.take_here(Resource::Writes, Suspect::Statement(key));
+            return taken.inspect_err(|_| self.give_back_count(key));
+        }
         Ok(())
     }
 
-    fn give_back_statement(&self, key: Key) {
+    fn give_back_statement(&self, key: Key, text: &str) {
+        self.give_back_count(key);
+        if self.limits_writes() && self.statements.writes(key, text) {
+            self.give_back(Resource::Writes);
+        }
+    }
+
+    fn give_back_count(&self, key: Key) {
         self.give_back(Resource::Queries);
         if self.limits_repetitions() {
             self.statements.give_back(key);
@@ -58,6 +69,17 @@ impl Meter {
         };
         self.check_taken(Resource::Queries, Suspect::TopStatement);
         self.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+        if self.statements.writes(key, text) {
+            match self.limits_writes() {
+                true => self.check_taken(Resource::Writes, Suspect::Statement(key)),
+                false => self.add(Resource::Writes, 1, Suspect::Statement(key)),
+            }
+        }
+    }
+
+    /// Whether statements that write are counted before they are sent, since one may be too many.
+    fn limits_writes(&self) -> bool {
+        self.limits().hard_limits(Resource::Writes)
     }
 
     /// Whether repetitions are counted before a statement is sent, since one may be too many.
@@ -152,6 +174,9 @@ impl Meter {
         for meter in self.chain() {
             let repeated = meter.statements.count(key, text);
             meter.raise(Resource::RepeatedQueries, repeated, Suspect::Statement(key));
+            if meter.statements.writes(key, text) {
+                meter.add(Resource::Writes, 1, Suspect::Statement(key));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod crossing;
 mod flags;
 #[cfg(feature = "mongodb")]
 mod in_flight;
+pub(crate) mod observed;
 mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
@@ -471,6 +472,8 @@ impl Meter {
         Usage {
             queries: count(Resource::Queries),
             repeated_queries: count(Resource::RepeatedQueries),
+            writes: count(Resource::Writes),
+            observed: rare.map_or(0, |rare| rare.observed.count()),
             rows: count(Resource::Rows),
             transactions: count(Resource::Transactions),
             query_time: time(Resource::QueryTime).saturating_add(self.in_flight()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Origin;
 #[cfg(feature = "mongodb")]
 use super::in_flight::InFlight;
+use super::observed::Observed;
 use super::table::Table;
 use super::waiter::Waiter;
 use crate::error::Cut;
@@ -25,6 +26,8 @@ pub(super) struct Rare {
     #[cfg(feature = "mongodb")]
     pub(super) commands: InFlight,
     pub(super) unmetered: AtomicU64,
+    /// Statements that were counted after the fact.
+    pub(super) observed: Observed,
     /// After how long the wall time ended, where some of the work has gone on after that.
     pub(super) stopped: OnceLock<Duration>,
     /// How many parts of the work are being ended from outside.

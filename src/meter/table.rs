@@ -5,9 +5,10 @@ mod crowd;
 use std::borrow::Cow;
 use std::iter;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::memory;
+use crate::writes::is_write;
 use crowd::Crowd;
 
 pub(crate) use crate::key::{DatabaseId, Key};
@@ -71,6 +72,8 @@ pub(crate) struct Entry {
     #[cfg(feature = "witness")]
     seen: AtomicU64,
     text: OnceLock<Box<str>>,
+    /// Whether it changes something: undecided at first.
+    writes: AtomicU8,
 }
 
 /// What is known of one text.
@@ -111,6 +114,22 @@ impl Table {
         let count = head.elsewhere().take(key.of_both(), "", most)?;
         entry.elsewhere.fetch_add(1, Relaxed);
         Some(count)
+    }
+
+    /// Whether a statement changes something; decided once for each text that is told apart.
+    pub(crate) fn writes(&self, key: Key, text: &str) -> bool {
+        let head = self.head();
+        let Some(entry) = head.entry(key) else { return is_write(text) };
+        match entry.writes.load(Relaxed) {
+            Entry::UNDECIDED => {
+                let writes = is_write(text);
+                // One that is refused has not been counted, but is named all the same.
+                entry.text.get_or_init(|| head.keep(text));
+                entry.writes.store(if writes { Entry::WRITES } else { Entry::READS }, Relaxed);
+                writes
+            }
+            decided => decided == Entry::WRITES,
+        }
     }
 
     /// Takes back one that was counted, because it is not executed after all.
@@ -326,6 +345,10 @@ impl Block {
 }
 
 impl Entry {
+    const UNDECIDED: u8 = 0;
+    const READS: u8 = 1;
+    const WRITES: u8 = 2;
+
     pub(crate) fn is_of(&self, key: Key) -> bool {
         self.key.load(Relaxed) == key.raw()
     }

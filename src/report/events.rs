@@ -68,6 +68,8 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
             { VIOLATIONS } = report.violations(),
             { QUERIES } = usage.queries,
             { REPEATED_QUERIES } = usage.repeated_queries,
+            { WRITES } = usage.writes,
+            { OBSERVED_QUERIES } = usage.observed,
             { ROWS } = usage.rows,
             { TRANSACTIONS } = usage.transactions,
             { QUERY_TIME } = micros(usage.query_time),

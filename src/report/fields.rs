@@ -51,6 +51,10 @@ pub const VIOLATIONS: &str = "violations";
 pub const QUERIES: &str = "queries";
 /// See [`Usage::repeated_queries`](crate::Usage::repeated_queries).
 pub const REPEATED_QUERIES: &str = "repeated_queries";
+/// See [`Usage::writes`](crate::Usage::writes).
+pub const WRITES: &str = "writes";
+/// See [`Usage::observed`](crate::Usage::observed).
+pub const OBSERVED_QUERIES: &str = "observed_queries";
 /// See [`Usage::rows`](crate::Usage::rows).
 pub const ROWS: &str = "rows";
 /// See [`Usage::transactions`](crate::Usage::transactions).

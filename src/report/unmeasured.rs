@@ -72,9 +72,10 @@ pub(crate) fn check_task(limits: &Limits) {
     );
 }
 
-pub(crate) const STATEMENTS: [Resource; 7] = [
+pub(crate) const STATEMENTS: [Resource; 8] = [
     Resource::Queries,
     Resource::RepeatedQueries,
+    Resource::Writes,
     Resource::Rows,
     Resource::Transactions,
     Resource::QueryTime,
@@ -83,8 +84,8 @@ pub(crate) const STATEMENTS: [Resource; 7] = [
 ];
 
 #[cfg(feature = "mongodb")]
-const TOLD_APART: [Resource; 3] =
-    [Resource::RepeatedQueries, Resource::Rows, Resource::Transactions];
+const TOLD_APART: [Resource; 4] =
+    [Resource::RepeatedQueries, Resource::Writes, Resource::Rows, Resource::Transactions];
 
 const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 

@@ -3,6 +3,7 @@
 use super::record::{Account, Statement};
 use crate::resource::Resource;
 use crate::violation::Line;
+use crate::writes::is_write;
 
 pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
                                 the client by `request_budget::mongodb::Client`";
@@ -28,6 +29,13 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
                 format!("see how the database executes `{}`: EXPLAIN ANALYZE", Line(&slow.text))
             };
             slowest().map(explain).into_iter().collect()
+        }
+        Resource::Writes => {
+            let writes = account.all_statements().filter(|statement| is_write(&statement.text));
+            let named = |statement: &Statement| {
+                format!("`{}` changes something: move it out of what only reads", Line(&statement.text))
+            };
+            writes.take(MOST).map(named).collect()
         }
         Resource::Rows => {
             let each = |statement: &&Statement| statement.rows.checked_div(statement.executions);

@@ -215,6 +215,7 @@ fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
     Ok(match resource {
         Resource::Queries => account.queries(),
         Resource::RepeatedQueries => account.repeated(),
+        Resource::Writes => account.writes(),
         Resource::Rows => usage.rows,
         Resource::Transactions => usage.transactions,
         Resource::QueryTime => nanos(usage.query_time),

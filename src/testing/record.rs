@@ -19,6 +19,7 @@ use crate::meter::recording::{Entry, Kind, Recording, Site};
 use crate::meter::table::Key;
 use crate::report::unmeasured;
 use crate::usage::Usage;
+use crate::writes::is_write;
 
 /// What measured work did, and what it returned.
 ///
@@ -283,6 +284,15 @@ impl Account {
     /// All statements that were executed, counted or not.
     pub(super) fn queries(&self) -> u64 {
         self.usage.queries.saturating_add(self.usage.unmetered)
+    }
+
+    /// How many statements change something, counted or not.
+    pub(super) fn writes(&self) -> u64 {
+        let unmetered = self.unmetered.iter().filter(|statement| is_write(&statement.text));
+        unmetered
+            .map(|statement| statement.executions)
+            .sum::<u64>()
+            .saturating_add(self.usage.writes)
     }
 
     /// Statements, counted ones first.

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     #[cfg(feature = "sqlx")]
     Transaction,
     External,
+    /// A statement that was counted after the fact, in SQL as it seems.
+    Observed,
     /// A statement in SQL that nothing counted.
     #[cfg(feature = "testing")]
     Unmetered,
@@ -41,7 +43,7 @@ impl Kind {
         match self {
             #[cfg(feature = "sqlx")]
             Self::Sql(_) => true,
-            Self::Shape => true,
+            Self::Shape | Self::Observed => true,
             _ => false,
         }
     }
@@ -58,7 +60,7 @@ impl Kind {
         match self {
             #[cfg(feature = "sqlx")]
             Self::Sql(database) => Some(database),
-            Self::Unmetered => Some(""),
+            Self::Unmetered | Self::Observed => Some(""),
             _ => None,
         }
     }
