@@ -69,7 +69,7 @@
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `sqlx`: instrumented pools for any database of sqlx.
-//! * `witness`: finds statements that reach sqlx past the metered pools.
+//! * `witness`: counts, or reports, statements that reach sqlx past the metered pools.
 //! * `testing`: measurements and assertions for tests.
 //! * `full`: all of them.
 //!

@@ -12,7 +12,7 @@ use std::hash::Hash;
 use std::path::Path;
 
 use request_budget::alloc::CountingAllocator;
-use request_budget::db::{BypassWitness, Query};
+use request_budget::db::{Query, SqlxEvents};
 use request_budget::deadline::{Detachable, External};
 use request_budget::http::{
     BodyError, BudgetService, ByRoute, DeadlineLayer, DeadlineService, ExternalError,
@@ -210,7 +210,7 @@ fn databases_are_handles_and_connections_are_values() {
     sent::<StartTransaction<'_>>();
     debugged::<StartTransaction<'_>>();
     everywhere::<Query>();
-    everywhere::<BypassWitness>();
+    everywhere::<SqlxEvents>();
     handle::<CountingAllocator>();
     shared::<CountingAllocator<Opaque>>();
 }

@@ -37,6 +37,7 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
         }
     }
 
+    let _span = super::events::enter_metered();
     let _restore = Restore(RUNNING.replace(true));
     for_library(piece)
 }

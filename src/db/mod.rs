@@ -30,6 +30,8 @@
 mod begun;
 #[cfg(feature = "sqlx")]
 pub(crate) mod driver;
+#[cfg(feature = "witness")]
+pub(crate) mod events;
 #[cfg(feature = "mongodb")]
 pub mod mongodb;
 mod observed;
@@ -43,9 +45,9 @@ pub(crate) mod witness;
 
 #[cfg(feature = "sqlx")]
 pub(crate) use begun::Begun;
+#[cfg(feature = "witness")]
+pub use events::SqlxEvents;
 pub use observed::executed;
 pub use query::Query;
 #[cfg(feature = "sqlx")]
 pub(crate) use wait::{ConnectionWait, TransactionWait, Uncounted};
-#[cfg(feature = "witness")]
-pub use witness::BypassWitness;

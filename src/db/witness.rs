@@ -9,97 +9,27 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tracing::field::{Field, Visit};
 use tracing::span::Id;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::meter::Meter;
 use crate::meter::table::{By, Key};
-use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
 
 /// The target of the events of sqlx.
 pub(crate) const TARGET: &str = "sqlx::query";
 
-/// A `tracing_subscriber` layer that sees the statements that sqlx executes, and reports those that did
-/// not pass through a metered pool, as [`unmetered`](crate::Usage::unmetered).
-///
-/// For a library that has a plain `PgPool` of its own, a query on [`Pool::unmetered`], a pool that
-/// somebody forgot to wrap: what they execute is in no count, but sqlx tells of each statement by a
-/// `tracing` event. This layer compares these with what was counted. Which statements they were is in
-/// [`Report::unmetered`](crate::report::Report::unmetered).
-///
-/// An event belongs to the work that is running where it comes up. The statements of SQLite run on a
-/// thread of the driver, which needs a *global* subscriber, and where only the caller's span is known:
-/// they belong to the work that runs in that span, so give every request a span of its own (tower-http's
-/// `TraceLayer` does), around the budget layer, or made inside it. What comes up outside every unit of work, or
-/// in a span in which several run side by side, belongs to none.
-///
-/// # Performance
-///
-/// sqlx makes these events at DEBUG, and each costs more than counting does: made for tests, and for
-/// looking around in production for a while. A filter that drops the target `sqlx::query` blinds it;
-/// so does `log_statements(LevelFilter::Off)`. At another level there (`LevelFilter::Trace`) they are seen where the
-/// filter lets that level pass.
-///
-/// # Not seen
-///
-/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. Not reported though seen: other
-/// transaction control, and what the driver sends to set a connection up. An event that comes up after its work has
-/// ended comes too late.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), sqlx::Error> {
-/// use request_budget::{Budget, BudgetExt, Usage, db::BypassWitness, sqlx::Pool};
-/// use sqlx::SqlitePool;
-/// use tracing::Instrument;
-/// use tracing_subscriber::layer::SubscriberExt;
-///
-/// let subscriber = tracing_subscriber::registry().with(BypassWitness::new());
-/// tracing::subscriber::set_global_default(subscriber).unwrap();
-///
-/// let plain = SqlitePool::connect("sqlite::memory:").await?;
-/// let pool = Pool::from(plain.clone());
-/// let work = async {
-///     sqlx::query("SELECT 1").execute(&pool).await?;
-///     sqlx::query("SELECT 2").execute(&plain).await?; // nobody counts this one
-///     sqlx::query("SELECT 3").execute(&pool).await?;
-///     Ok::<_, sqlx::Error>(Usage::current().unwrap())
-/// };
-/// let work = work.budgeted("request", Budget::new());
-/// let usage = work.instrument(tracing::info_span!("request")).await.unwrap()?;
-/// assert_eq!((usage.queries, usage.unmetered), (2, 1));
-/// # Ok(()) }
-/// ```
-///
-/// [`Pool::unmetered`]: crate::sqlx::Pool::unmetered
+/// Finds the statements that passed through no metered connection: compares those that sqlx reports with
+/// what was counted.
 #[derive(Default)]
-pub struct BypassWitness {
+pub(crate) struct Bypasses {
     /// The works that run in each span. Weak: the work holds its span.
     works: Mutex<HashMap<Id, Vec<Weak<Meter>>>>,
 }
 
-impl BypassWitness {
-    /// A witness that has seen nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        // With it no count passes by being blind.
-        statements_are_metered();
-        Self::default()
-    }
-
-    /// Notes that this work runs in the span in which it was started.
-    pub(crate) fn adopt(meter: &Arc<Meter>) {
-        meter.span().with_subscriber(|(id, dispatch)| {
-            if let Some(witness) = dispatch.downcast_ref::<Self>() {
-                witness.note(id, meter);
-            }
-        });
-    }
-
-    fn note(&self, id: &Id, meter: &Arc<Meter>) {
+impl Bypasses {
+    /// Notes that this work runs in this span.
+    pub(super) fn note(&self, id: &Id, meter: &Arc<Meter>) {
         self.with(|works| {
             let works = works.entry(id.clone()).or_default();
             works.retain(|work| work.strong_count() > 0);
@@ -126,24 +56,21 @@ impl BypassWitness {
     }
 }
 
-impl<S> Layer<S> for BypassWitness
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    fn on_new_span(&self, _: &tracing::span::Attributes<'_>, id: &Id, _: Context<'_, S>) {
+impl Bypasses {
+    pub(super) fn opened(&self, id: &Id) {
         if let Some(meter) = scope::current() {
             self.note(id, &meter);
         }
     }
 
-    fn on_close(&self, id: Id, _: Context<'_, S>) {
-        self.with(|works| works.remove(&id));
+    pub(super) fn closed(&self, id: &Id) {
+        self.with(|works| works.remove(id));
     }
 
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if is_seen() {
-            return;
-        }
+    pub(super) fn executed<S>(&self, event: &Event<'_>, context: &Context<'_, S>)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
         let Some(statement) = Statement::executed(event) else { return };
         let in_spans = || context.event_scope(event)?.find_map(|span| self.work_in(&span.id()));
         if let Some(meter) = scope::current().or_else(in_spans) {
@@ -152,9 +79,9 @@ where
     }
 }
 
-impl fmt::Debug for BypassWitness {
+impl fmt::Debug for Bypasses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BypassWitness").finish_non_exhaustive()
+        f.debug_struct("Bypasses").finish_non_exhaustive()
     }
 }
 
@@ -203,7 +130,12 @@ impl Statement {
         }
         let mut statement = Self::default();
         event.record(&mut statement);
-        (!is_control(statement.text())).then_some(statement)
+        (!statement.is_control()).then_some(statement)
+    }
+
+    /// Whether it is transaction control or set-up.
+    pub(crate) fn is_control(&self) -> bool {
+        is_control(self.text())
     }
 
     /// Compares it with what was counted; whether this work has a statement more than was counted.

@@ -23,6 +23,12 @@ impl Flags {
     /// A hard limit ends it.
     pub(super) const CUT: u64 = 16;
 
+    /// It runs in a span of its own.
+    #[cfg(feature = "witness")]
+    pub(super) const SPAN: u64 = 32;
+    #[cfg(not(feature = "witness"))]
+    pub(super) const SPAN: u64 = 0;
+
     pub(super) const fn new(times_polls: bool) -> Self {
         Self(AtomicU64::new(if times_polls { Self::TIMES_POLLS } else { 0 }))
     }

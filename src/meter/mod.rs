@@ -7,6 +7,8 @@ mod flags;
 #[cfg(feature = "mongodb")]
 mod in_flight;
 pub(crate) mod observed;
+#[cfg(feature = "witness")]
+mod own_span;
 mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
@@ -390,7 +392,7 @@ impl Meter {
     /// Whether polls of the work are to be [noted](Self::polled).
     #[inline]
     pub(crate) fn asks_of_polls(&self) -> bool {
-        self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS)
+        self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS | Flags::SPAN)
     }
 
     /// Notes that a poll of the work begins; since when it runs, if that is to be known.

@@ -8,6 +8,8 @@ use super::Origin;
 #[cfg(feature = "mongodb")]
 use super::in_flight::InFlight;
 use super::observed::Observed;
+#[cfg(feature = "witness")]
+use super::own_span::OwnSpans;
 use super::table::Table;
 use super::waiter::Waiter;
 use crate::error::Cut;
@@ -28,6 +30,8 @@ pub(super) struct Rare {
     pub(super) unmetered: AtomicU64,
     /// Statements that were counted after the fact.
     pub(super) observed: Observed,
+    #[cfg(feature = "witness")]
+    pub(super) spans: OwnSpans,
     /// After how long the wall time ended, where some of the work has gone on after that.
     pub(super) stopped: OnceLock<Duration>,
     /// How many parts of the work are being ended from outside.

@@ -225,7 +225,7 @@ impl<'a> Report<'a> {
         self.meter.statements().left_out()
     }
 
-    /// The statements that a [`BypassWitness`](crate::db::BypassWitness) saw and that no metered
+    /// The statements that a [`SqlxEvents`](crate::db::SqlxEvents) saw and that no metered
     /// connection counted, with how often and no times; bounded as well.
     #[cfg(feature = "witness")]
     pub fn unmetered(&self) -> impl Iterator<Item = Tally<'a>> {

@@ -65,6 +65,8 @@ pub(crate) fn current() -> Option<Arc<Meter>> {
 /// The usage of the work that is running here, what this very poll has used so far included.
 pub(crate) fn usage() -> Option<Usage> {
     let meter = current()?;
+    #[cfg(feature = "witness")]
+    meter.wait_for_drivers();
     Some(meter.usage(pending()))
 }
 
@@ -101,6 +103,9 @@ struct Notes {
     /// The memory of what was running here before, if anything was.
     outer: Option<OuterMemory>,
     polled: Option<Instant>,
+    /// The span of its own in which the work runs, if it has one.
+    #[cfg(feature = "witness")]
+    span: Option<tracing::span::EnteredSpan>,
     _subscribed: Subscribed,
 }
 
@@ -156,22 +161,36 @@ impl<'a> Entered<'a> {
         let _subscribed = Subscribed::new(meter, current);
         let polled = meter.polled();
         let entering = Arc::as_ptr(meter);
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| meter.own_span().cloned());
         let meter = self.slot.take();
         *self.slot = HERE.with(|here| here.replace(meter));
         if self.slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
             return;
         }
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| span.map(tracing::Span::entered));
         let (start, peak) = memory::start();
         let start = HERE.with(|here| here.start.replace(start));
         let outer = self.slot.as_ref().map(|_| OuterMemory { start, peak });
-        self.notes = Some(Notes { outer, polled, _subscribed });
+        self.notes = Some(Notes {
+            outer,
+            polled,
+            #[cfg(feature = "witness")]
+            span,
+            _subscribed,
+        });
     }
 
     #[inline(never)]
     fn leave_noted(&mut self) {
-        let Some(Notes { outer, polled, _subscribed }) = self.notes.take() else { return };
+        let Some(notes) = self.notes.take() else { return };
+        let Notes { outer, polled, _subscribed, .. } = notes;
         let polled = polled.map(|since| since.elapsed());
         let memory = memory::end(HERE.with(|here| here.start.get()));
+        // Exited as it was entered: while the work is the one that is running here.
+        #[cfg(feature = "witness")]
+        memory::aside(|| drop(notes.span));
         if let Some(outer) = &outer {
             memory::raise_peak(outer.peak);
             HERE.with(|here| here.start.set(outer.start));

@@ -15,6 +15,8 @@ pub use carried::InCurrentBudget;
 pub(crate) use carried::is_carried;
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) use carried::within;
+#[cfg(feature = "witness")]
+pub(crate) use current::is_any as is_running;
 #[cfg(feature = "sqlx")]
 pub(crate) use current::is_current;
 pub(crate) use current::{checkpoint, current, is_refused_often, usage};

@@ -59,7 +59,7 @@ impl Work {
     ) -> Self {
         let meter = Arc::new(Meter::new(origin, name, budget, reporter));
         #[cfg(feature = "witness")]
-        crate::db::BypassWitness::adopt(&meter);
+        crate::db::SqlxEvents::adopt(&meter);
         Self { meter: Some(meter), panicked: false, links: Links::Left(pieces) }
     }
 
@@ -89,6 +89,8 @@ impl Work {
         self.links = Links::Settled;
         if let Some(meter) = &self.meter {
             meter.link(if is_inside { current() } else { None });
+            #[cfg(feature = "witness")]
+            meter.share_with_drivers();
         }
     }
 
@@ -187,6 +189,8 @@ impl Work {
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if let Some(meter) = self.meter.take() {
             let outcome = if self.panicked { Outcome::Panicked } else { outcome };
+            #[cfg(feature = "witness")]
+            meter.wait_for_drivers();
             meter.close();
             memory::aside(|| report::finished(&meter, outcome));
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use apalis_core::backend::TaskSink;
 use apalis_postgres::PostgresStorage;
-use request_budget::db::BypassWitness;
+use request_budget::db::SqlxEvents;
 use request_budget::report::{Report, Reporter};
 use request_budget::sqlx::Pool;
 use request_budget::{Budget, BudgetExt, Usage, Violation};
@@ -48,7 +48,7 @@ impl Reporter for Seen {
 async fn watched(work: impl Future<Output = ()>) -> Found {
     let seen = Seen::default();
     let work = work.budgeted("request", Budget::new()).with_reporter(seen.clone());
-    let subscriber = tracing_subscriber::registry().with(BypassWitness::new());
+    let subscriber = tracing_subscriber::registry().with(SqlxEvents::witness());
     work.with_subscriber(subscriber).await.expect("no limit");
     seen.0.lock().expect("not poisoned").take().expect("reported")
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use request_budget::db::BypassWitness;
+use request_budget::db::SqlxEvents;
 use request_budget::report::fields::{HEALTH, RESOURCE};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -73,7 +73,7 @@ const KEY: &str = "witness";
 const ON_CONNECT: &str = "PRAGMA foreign_keys = ON; ";
 
 static INSTALLED: LazyLock<()> = LazyLock::new(|| {
-    let subscriber = tracing_subscriber::registry().with(Ear).with(BypassWitness::new());
+    let subscriber = tracing_subscriber::registry().with(Ear).with(SqlxEvents::witness());
     tracing::subscriber::set_global_default(subscriber)
         .expect("nothing else installs a subscriber");
 });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt, TryStreamExt};
-use request_budget::db::{BypassWitness, Query};
+use request_budget::db::{Query, SqlxEvents};
 use request_budget::sqlx::Pool;
 use request_budget::testing::measure;
 use request_budget::{Budget, BudgetExt, Usage, task};
@@ -292,7 +292,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ears {
 async fn the_subscriber_of_the_test_hears_all_as_before() {
     let ears = Ears::default();
     // A witness of the user's own does not see double.
-    let subscriber = Registry::default().with(ears.clone()).with(BypassWitness::new());
+    let subscriber = Registry::default().with(ears.clone()).with(SqlxEvents::witness());
     let (plain, pool) = pools().await;
     let work = async {
         tracing::info!(target: "heard", "1");

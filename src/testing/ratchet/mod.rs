@@ -48,7 +48,7 @@ type Suite = BTreeMap<String, Noted>;
 ///
 /// Noted are queries, repeated queries, rows, transactions, external calls and unmetered statements. Not times,
 /// and memory only [if asked for](Self::with_memory). Work whose budget is [exempt](crate::Budget::exempt) is compared as all other,
-/// and listed with its reason. Unmetered statements are those that a [`BypassWitness`](crate::db::BypassWitness),
+/// and listed with its reason. Unmetered statements are those that a [`SqlxEvents`](crate::db::SqlxEvents),
 /// or a [measurement](super::measure), sees.
 #[derive(Debug, Clone)]
 pub struct Ratchet {

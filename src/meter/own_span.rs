@@ -1,0 +1,82 @@
+//! The span of its own by which work is known on the threads of drivers.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::Meter;
+use super::flags::Flags;
+
+/// Made only while a layer asks for it.
+#[derive(Debug, Default)]
+pub(super) struct OwnSpans {
+    own: OnceLock<Span>,
+    /// That of its metered connections, inside the other.
+    metered: OnceLock<Option<Span>>,
+    /// How many threads that run none of the work are in one of these spans.
+    elsewhere: AtomicUsize,
+}
+
+impl Meter {
+    /// Lets the work run in this span, which is its own.
+    pub(crate) fn run_in(&self, span: Span) {
+        self.rare().spans.own.get_or_init(|| span);
+        self.flags.set(Flags::SPAN);
+    }
+
+    fn own_spans(&self) -> Option<&OwnSpans> {
+        self.flags.any(Flags::SPAN).then(|| &self.rare().spans)
+    }
+
+    pub(crate) fn own_span(&self) -> Option<&Span> {
+        self.own_spans()?.own.get()
+    }
+
+    /// The span of its metered connections, made when it is needed first.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn metered_span(&self, make: impl FnOnce(&Span) -> Option<Span>) -> Option<Span> {
+        let spans = self.own_spans()?;
+        let own = spans.own.get()?;
+        spans.metered.get_or_init(|| make(own)).clone()
+    }
+
+    /// Lets the threads of drivers charge the work, and so cut it while it waits.
+    pub(crate) fn share_with_drivers(&self) {
+        if self.flags.any(Flags::SPAN) {
+            self.share();
+        }
+    }
+
+    /// Notes that a thread works for this work in its span.
+    pub(crate) fn enter_elsewhere(&self) {
+        for spans in self.chain().filter_map(Self::own_spans) {
+            spans.elsewhere.fetch_add(1, SeqCst);
+        }
+    }
+
+    pub(crate) fn exit_elsewhere(&self) {
+        for spans in self.chain().filter_map(Self::own_spans) {
+            spans.elsewhere.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Waits for threads of drivers that are about to report a statement.
+    ///
+    /// The result of a statement comes before its event, by some microseconds. A thread that still
+    /// executes one, which nobody waits for any more, is not waited for longer than this.
+    #[expect(clippy::disallowed_types, reason = "a paused clock stands still while this waits")]
+    pub(crate) fn wait_for_drivers(&self) {
+        const PATIENCE: Duration = Duration::from_millis(2);
+        let Some(spans) = self.own_spans() else { return };
+        if spans.elsewhere.load(SeqCst) == 0 {
+            return;
+        }
+        let since = std::time::Instant::now();
+        while spans.elsewhere.load(SeqCst) > 0 && since.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+    }
+}
