@@ -19,7 +19,7 @@ use super::witness::{self, Bypasses, Statement, TARGET};
 use crate::memory;
 use crate::meter::Meter;
 use crate::meter::observed::{Observation, ReportedBy};
-use crate::meter::recording::{self, Kind, Site};
+use crate::meter::recording;
 use crate::meter::table::By;
 use crate::report::fields::HEALTH;
 use crate::report::unmeasured::statements_are_metered;
@@ -306,7 +306,8 @@ where
             return;
         }
         memory::aside(|| {
-            let Some(meter) = context.span(id).and_then(owner_of).and_then(|(meter, _)| meter)
+            let Some(meter) =
+                context.span(id).as_ref().and_then(owner_of).and_then(|(meter, _)| meter)
             else {
                 return;
             };
@@ -341,7 +342,7 @@ where
 }
 
 /// The nearest owner of a span: its unit of work, if that has not ended, and whether it is metered.
-fn owner_of<'a, R: LookupSpan<'a>>(span: SpanRef<'a, R>) -> Option<(Option<Arc<Meter>>, bool)> {
+fn owner_of<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<(Option<Arc<Meter>>, bool)> {
     let owner = |span: SpanRef<'a, R>| {
         let extensions = span.extensions();
         let owner = extensions.get::<Owner>()?;
@@ -362,16 +363,12 @@ where
         }
         return;
     }
-    match context.event_span(event).and_then(owner_of) {
+    match context.event_span(event).as_ref().and_then(owner_of) {
         Some((_, true)) => {}
         Some((Some(meter), false)) => {
             let observation = executed.observation();
-            if meter.observe(&observation) {
-                let site = Site::default;
-                let recorded = meter.record_in_all(Kind::Observed, Some(observation.text), site);
-                recorded.add_rows(observation.rows);
-                recorded.add_time(observation.time);
-            }
+            // Measured work is recorded by a subscriber of its own, in front of this layer.
+            meter.observe(&observation);
         }
         Some((None, false)) => {
             UNATTRIBUTED.fetch_add(1, Relaxed);

@@ -15,6 +15,7 @@ use super::flags::Flags;
 pub(super) struct OwnSpans {
     own: OnceLock<Span>,
     /// That of its metered connections, inside the other.
+    #[cfg(feature = "sqlx")]
     metered: OnceLock<Option<Span>>,
     /// How many threads that run none of the work are in one of these spans.
     elsewhere: AtomicUsize,

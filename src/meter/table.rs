@@ -40,10 +40,6 @@ struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
     /// The driver, for a metered connection or for itself.
-    #[cfg_attr(
-        not(any(feature = "sqlx", feature = "testing")),
-        expect(dead_code, reason = "of sqlx")
-    )]
     MeteredDriver,
     /// That cannot be told.
     Anyone,
