@@ -117,7 +117,7 @@ impl Meter {
     fn observe_here(&self, key: Key, statement: &Observation<'_>) -> bool {
         let Observation { text, time, rows, reporter } = *statement;
         let mut repeated = 0;
-        let counted = || self.statements.find(key).map_or(0, super::table::Entry::count);
+        let counted = || self.statements.counted(key).map_or(0, |counted| counted.count);
         let mut count = || repeated = self.statements.count(key, text);
         let observed = &self.rare().observed;
         if !memory::aside(|| observed.take(key, reporter, counted, &mut count)) {
@@ -138,6 +138,7 @@ impl Meter {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "small numbers")]
 mod tests {
     use super::ReportedBy::{Callback, Event};
     use super::*;
