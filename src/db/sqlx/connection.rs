@@ -4,13 +4,14 @@ use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 
-use sqlx::{Connection as _, Database, SqlSafeStr};
+use sqlx::{Connection as _, Database, Executor, SqlSafeStr};
 
 use super::changes::Changes;
 use super::clean;
 use super::control::{Sent, queue, send};
 use super::execution::uncounted;
 use super::kind::Kind;
+use super::methods::Methods;
 use super::transaction::Transaction;
 use crate::meter::recording::for_library;
 use crate::meter::table::DatabaseId;
@@ -23,6 +24,7 @@ use crate::{memory, scope};
 pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
+    methods: &'static Methods<DB>,
     database: DatabaseId,
     was_interrupted: bool,
     kind: Kind,
@@ -58,18 +60,28 @@ enum Raw<DB: Database> {
 
 impl<DB: Database> Connection<DB> {
     /// Counts the statements of a connection that belongs to no pool.
-    pub fn new(raw: DB::Connection) -> Self {
+    pub fn new(raw: DB::Connection) -> Self
+    where
+        for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    {
         crate::report::unmeasured::statements_are_metered();
         Self::from_raw(
             Some(Raw::Single(Box::new(raw))),
+            Methods::of_driver(),
             Kind::of_single::<DB>(),
             DatabaseId::UNKNOWN,
         )
     }
 
-    fn from_raw(raw: Option<Raw<DB>>, kind: Kind, database: DatabaseId) -> Self {
+    fn from_raw(
+        raw: Option<Raw<DB>>,
+        methods: &'static Methods<DB>,
+        kind: Kind,
+        database: DatabaseId,
+    ) -> Self {
         Self {
             raw,
+            methods,
             database,
             was_interrupted: false,
             kind,
@@ -86,6 +98,11 @@ impl<DB: Database> Connection<DB> {
         // What is done to it is not seen.
         self.changes.is_lasting = true;
         self.parts().0
+    }
+
+    /// What the driver's connection does as an executor.
+    pub(super) fn methods(&self) -> &'static Methods<DB> {
+        self.methods
     }
 
     /// On what its statements are executed.
@@ -236,10 +253,11 @@ pub struct PoolConnection<DB: Database>(Connection<DB>);
 impl<DB: Database> PoolConnection<DB> {
     pub(super) fn new(
         raw: sqlx::pool::PoolConnection<DB>,
+        methods: &'static Methods<DB>,
         kind: Kind,
         database: DatabaseId,
     ) -> Self {
-        Self(Connection::from_raw(Some(Raw::Pooled(raw)), kind, database))
+        Self(Connection::from_raw(Some(Raw::Pooled(raw)), methods, kind, database))
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -266,7 +284,8 @@ impl<DB: Database> PoolConnection<DB> {
             Raw::Pooled(raw) => Raw::Single(Box::new(raw.detach())),
             single @ Raw::Single(_) => single,
         });
-        let mut detached = Connection::from_raw(raw, self.0.kind, self.0.database);
+        let (methods, kind) = (self.0.methods, self.0.kind);
+        let mut detached = Connection::from_raw(raw, methods, kind, self.0.database);
         detached.transactions = mem::take(&mut self.0.transactions);
         detached
     }

@@ -22,11 +22,7 @@ use super::stream::{Results, Rows, Step};
 use crate::db::Begun;
 use crate::db::driver::Driver;
 
-impl<'c, DB> Executor<'c> for &'c mut Connection<DB>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+impl<'c, DB: Database> Executor<'c> for &'c mut Connection<DB> {
     type Database = DB;
 
     fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<DB::QueryResult>>
@@ -84,8 +80,9 @@ where
     where
         'c: 'e,
     {
+        let methods = self.methods();
         let (connection, was_interrupted) = self.parts();
-        let prepared = Driver { future: connection.prepare_with(sql, parameters) };
+        let prepared = Driver { future: (methods.prepare_with)(connection, sql, parameters) };
         Box::pin(uncounted(prepared, was_interrupted))
     }
 
@@ -93,17 +90,15 @@ where
     where
         'c: 'e,
     {
+        let methods = self.methods();
         let (connection, was_interrupted) = self.parts();
-        Box::pin(uncounted(Driver { future: connection.describe(sql) }, was_interrupted))
+        let described = Driver { future: (methods.describe)(connection, sql) };
+        Box::pin(uncounted(described, was_interrupted))
     }
 }
 
 /// Waits for a connection, then does as the connection does.
-impl<'p, DB> Executor<'p> for &Pool<DB>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
     type Database = DB;
 
     fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<DB::QueryResult>>
@@ -201,15 +196,11 @@ where
     }
 }
 
-async fn execute<DB>(
+async fn execute<DB: Database>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
     begun: Option<Begun>,
-) -> sqlx::Result<DB::QueryResult>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+) -> sqlx::Result<DB::QueryResult> {
     if request.may_be_batch() {
         // Statement by statement, to count each.
         let mut results = Results::<DB>::new(connection, request, begun, Rows::ThrownAway);
@@ -223,27 +214,23 @@ where
     }
     connection.settle().await?;
     connection.note(request.text(), false);
-    let database = connection.database();
+    let (database, methods) = (connection.database(), connection.methods());
     let (connection, was_interrupted) = connection.parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };
     let mut execution = Execution::new(query, was_interrupted);
-    let result = Driver { future: connection.execute(request) }.await;
+    let result = Driver { future: (methods.execute)(connection, request) }.await;
     execution.is_over();
     result
 }
 
-async fn fetch_all<DB>(
+async fn fetch_all<DB: Database>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
     begun: Option<Begun>,
-) -> sqlx::Result<Vec<DB::Row>>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+) -> sqlx::Result<Vec<DB::Row>> {
     let mut results = Results::<DB>::new(connection, request, begun, Rows::KeptForAWhile);
     let mut rows = Vec::new();
     while let Some(step) = next(&mut results).await {
@@ -254,25 +241,21 @@ where
     Ok(rows)
 }
 
-async fn fetch_optional<DB>(
+async fn fetch_optional<DB: Database>(
     connection: &mut Connection<DB>,
     request: Request<DB>,
     begun: Option<Begun>,
-) -> sqlx::Result<Option<DB::Row>>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+) -> sqlx::Result<Option<DB::Row>> {
     connection.settle().await?;
     connection.note(request.text(), false);
-    let database = connection.database();
+    let (database, methods) = (connection.database(), connection.methods());
     let (connection, was_interrupted) = connection.parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };
     let mut execution = Execution::new(query, was_interrupted);
-    let row = Driver { future: connection.fetch_optional(request) }.await;
+    let row = Driver { future: (methods.fetch_optional)(connection, request) }.await;
     execution.is_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
         query.add_rows(1);

@@ -29,28 +29,21 @@
 //!
 //! # Code that is generic over the database
 //!
-//! Name the database where a function is called that is generic over it:
+//! A metered pool or connection is an executor for every database, without a bound:
 //!
 //! ```
 //! use request_budget::sqlx::Pool;
-//! use sqlx::{Database, Executor, Sqlite};
+//! use sqlx::{Database, Executor};
 //!
-//! async fn vacuum<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<()>
-//! where
-//!     for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
-//! {
+//! async fn vacuum<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<()> {
 //!     pool.execute("VACUUM").await.map(drop)
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
 //! let pool = Pool::from(sqlx::SqlitePool::connect("sqlite::memory:").await?);
-//! vacuum::<Sqlite>(&pool).await
+//! vacuum(&pool).await
 //! # }
 //! ```
-//!
-//! Left to infer it, rustc fails with E0275, "overflow evaluating the requirement .. `Connection<_>: Executor`": it looks
-//! for one of our connections in one of ours, and so on. A function that is generic over an `impl Executor<'_>` and a type with `DB` as its
-//! parameter need no name.
 //!
 //! # What is counted
 //!
@@ -136,6 +129,7 @@ mod control;
 mod execution;
 mod executor;
 mod kind;
+mod methods;
 mod pool;
 mod request;
 mod stream;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use sqlx::{Database, SqlSafeStr};
+use sqlx::{Database, Executor, SqlSafeStr};
 
 use super::connection::PoolConnection;
 use super::kind::Kind;
+use super::methods::Methods;
 use super::transaction::Transaction;
 use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
@@ -17,6 +18,7 @@ use crate::report::unmeasured::statements_are_metered;
 /// Made from a [`sqlx::Pool`]; a handle like that one, cheap to clone. See the [module docs](super).
 pub struct Pool<DB: Database> {
     inner: sqlx::Pool<DB>,
+    methods: &'static Methods<DB>,
     kind: Kind,
     database: DatabaseId,
 }
@@ -46,14 +48,17 @@ impl<DB: Database> Pool<DB> {
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
         let wait = ConnectionWait::start();
         let connection = Driver { future: self.inner.acquire() }.await?;
-        Ok((PoolConnection::new(connection, self.kind, self.database), wait.end()))
+        Ok((self.metered(connection), wait.end()))
     }
 
     /// Takes a connection if one is idle.
     #[must_use]
     pub fn try_acquire(&self) -> Option<PoolConnection<DB>> {
-        let connection = self.inner.try_acquire()?;
-        Some(PoolConnection::new(connection, self.kind, self.database))
+        Some(self.metered(self.inner.try_acquire()?))
+    }
+
+    fn metered(&self, connection: sqlx::pool::PoolConnection<DB>) -> PoolConnection<DB> {
+        PoolConnection::new(connection, self.methods, self.kind, self.database)
     }
 
     /// Waits for a connection and begins a transaction on it.
@@ -132,19 +137,23 @@ impl<DB: Database> Pool<DB> {
     }
 }
 
-impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB> {
+impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
     fn from(inner: sqlx::Pool<DB>) -> Self {
         statements_are_metered();
         let kind = Kind::of(&inner);
         // What it connects to and how: two pools of one database with the same settings are the same.
         let database = DatabaseId::of(&inner.connect_options());
-        Self { inner, kind, database }
+        Self { inner, methods: Methods::of_driver(), kind, database }
     }
 }
 
 impl<DB: Database> Clone for Pool<DB> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), kind: self.kind, database: self.database }
+        let Self { inner, methods, kind, database } = self;
+        Self { inner: inner.clone(), methods, kind: *kind, database: *database }
     }
 }
 

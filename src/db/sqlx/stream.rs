@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
-use sqlx::{Database, Either, Executor};
+use sqlx::{Database, Either};
 
 use super::connection::Connection;
 use super::execution::Execution;
@@ -67,11 +67,7 @@ struct Batch {
     is_counted: bool,
 }
 
-impl<'e, DB> Results<'e, DB>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+impl<'e, DB: Database> Results<'e, DB> {
     pub(super) fn new(
         connection: &'e mut Connection<DB>,
         request: Request<DB>,
@@ -95,9 +91,10 @@ where
                             return Poll::Ready(Ok(()));
                         }
                     };
+                    let methods = connection.methods();
                     let (connection, was_interrupted) = connection.parts();
                     let execution = Execution::new(query, was_interrupted);
-                    let results = connection.fetch_many(request);
+                    let results = (methods.fetch_many)(connection, request);
                     self.state = State::Running { results, execution, batch };
                 }
                 State::New { connection, request, begun } => {
@@ -120,11 +117,7 @@ where
     }
 }
 
-impl<DB> Stream for Results<'_, DB>
-where
-    DB: Database,
-    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
-{
+impl<DB: Database> Stream for Results<'_, DB> {
     type Item = sqlx::Result<Step<DB>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
