@@ -68,10 +68,11 @@
 //! * `alloc` (default): the counting allocator.
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
-//! * `sqlx`: instrumented pools for any database of sqlx.
+//! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`: aliases such
+//!   as `sqlx::PgPool`, and that driver of sqlx.
 //! * `witness`: counts, or reports, statements that reach sqlx past the metered pools.
 //! * `testing`: measurements and assertions for tests.
-//! * `full`: all of them.
+//! * `full`: all of them but the drivers of sqlx.
 //!
 //! None changes what another one counts or cuts.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -200,6 +200,12 @@ impl SqlxEvents {
     }
 }
 
+/// Whether this process has a layer that counts.
+#[cfg(feature = "sqlx")]
+pub(super) fn counts() -> bool {
+    COUNTS.load(Relaxed)
+}
+
 impl Default for SqlxEvents {
     fn default() -> Self {
         Self::new()

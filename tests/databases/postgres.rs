@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::test_runner::{Config, TestRunner};
 use request_budget::{Budget, BudgetExt, Cut, Usage};
-use sqlx::postgres::{PgConnectOptions, PgExecutor, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgAdvisoryLock, PgConnectOptions, PgExecutor, PgPoolOptions, PgSslMode};
 use sqlx::{PgPool, Postgres, QueryBuilder, Row, SqlSafeStr};
 
 use crate::sql::{Dialect, programs, programs_on, usage_of};
@@ -24,6 +24,7 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("postgres_connection_killed_in_mid_request_gives_the_error_of_the_driver", killed),
             ("postgres_errors_are_those_of_the_driver", errors_unchanged),
             ("postgres_any_driver_is_counted", any_driver),
+            ("postgres_advisory_lock_takes_a_metered_connection", advisory_lock),
             ("postgres_listen_and_migrations_go_by_the_unmetered_pool", unmetered_uses),
         ],
     );
@@ -123,6 +124,25 @@ fn equal(url: &str, workers: usize) {
 }
 
 /// What a library writes that takes any executor.
+/// The driver's own statements are not counted, and those on the connection that is locked are.
+fn advisory_lock(url: &str) {
+    with_runtime(0, async {
+        let pool = pool(url, "advisory_lock", 2).await;
+        let lock = PgAdvisoryLock::new("advisory_lock");
+        let usage = usage_of(async {
+            let connection = pool.acquire().await.expect("connects");
+            let mut guard = lock.acquire(connection).await.expect("locks");
+            let is_held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                           AND pid = pg_backend_pid()";
+            let held: i64 =
+                sqlx::query_scalar(is_held).fetch_one((*guard).as_mut()).await.expect("executes");
+            assert_eq!(held, 1);
+            drop(guard.release_now().await.expect("unlocks"));
+        });
+        assert_eq!(usage.await.queries, 1);
+    });
+}
+
 async fn count(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar("SELECT count(*) FROM budget_items").fetch_one(executor).await
 }

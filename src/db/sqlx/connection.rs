@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 
+use futures_core::future::BoxFuture;
 use sqlx::{Connection as _, Database, Executor, SqlSafeStr};
 
 use super::changes::Changes;
@@ -100,6 +101,14 @@ impl<DB: Database> Connection<DB> {
         self.parts().0
     }
 
+    /// The connection itself, as an executor.
+    ///
+    /// Code written for sqlx passes `conn.as_mut()` to queries; so it stays metered.
+    #[expect(clippy::should_implement_trait, reason = "the trait's hands out sqlx's connection")]
+    pub fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+
     /// What the driver's connection does as an executor.
     pub(super) fn methods(&self) -> &'static Methods<DB> {
         self.methods
@@ -161,6 +170,14 @@ impl<DB: Database> Connection<DB> {
         self.changes.note(self.kind, text, may_be_batch);
     }
 
+    /// The driver's connection, to be looked at.
+    pub(super) fn raw(&self) -> &DB::Connection {
+        match self.raw.as_ref().expect("whole until it is closed") {
+            Raw::Pooled(raw) => raw,
+            Raw::Single(raw) => raw,
+        }
+    }
+
     /// The driver's connection, and where to note that a statement on it was interrupted.
     pub(super) fn parts(&mut self) -> (&mut DB::Connection, &mut bool) {
         let raw = match self.raw.as_mut().expect("whole until it is closed") {
@@ -189,6 +206,28 @@ impl<DB: Database> Connection<DB> {
         statement: impl SqlSafeStr,
     ) -> sqlx::Result<Transaction<'_, DB>> {
         Transaction::begin(self, Some(statement.into_sql_str())).await
+    }
+
+    /// Runs this in a transaction, which is committed if it returns `Ok`, and rolled back otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the closure, or that of [`begin`](Self::begin), of
+    /// [`commit`](Transaction::commit) or of [`rollback`](Transaction::rollback).
+    pub async fn transaction<'a, F, T, E>(&'a mut self, callback: F) -> Result<T, E>
+    where
+        for<'c> F: FnOnce(&'c mut Transaction<'_, DB>) -> BoxFuture<'c, Result<T, E>>,
+        F: 'a,
+        E: From<sqlx::Error>,
+    {
+        let mut transaction = self.begin().await?;
+        match callback(&mut transaction).await {
+            Ok(done) => transaction.commit().await.map(|()| done).map_err(E::from),
+            Err(error) => {
+                transaction.rollback().await?;
+                Err(error)
+            }
+        }
     }
 
     /// Asks the server whether it is there. Not counted.
@@ -274,6 +313,12 @@ impl<DB: Database> PoolConnection<DB> {
         if let Some(Raw::Pooled(raw)) = &mut self.0.raw {
             raw.close_on_drop();
         }
+    }
+
+    /// The metered connection, as an executor.
+    #[expect(clippy::should_implement_trait, reason = "the trait's hands out sqlx's connection")]
+    pub fn as_mut(&mut self) -> &mut Connection<DB> {
+        &mut self.0
     }
 
     /// Takes the connection out of the pool for good.

@@ -114,13 +114,29 @@
 //! Only what is done through [`Connection::unmetered`] right after a `begin` that was dropped midway is not safe
 //! on MySQL and MariaDB: use the connection itself before.
 //!
-//! # What is not here
+//! # Your function takes X
 //!
-//! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not
-//! metered; the compiler says so where it is asked for. For what needs sqlx's own types (migrations, `LISTEN`, `COPY`) there is
-//! [`Pool::unmetered`] and [`Connection::unmetered`].
+//! | it takes | do |
+//! |---|---|
+//! | `&PgPool`, `PgPool` | import `request_budget::sqlx::PgPool` (feature `postgres`), or write `Pool<Postgres>` |
+//! | `impl PgExecutor<'_>`, `impl Executor<'_, Database = Postgres>` | nothing: pass `&pool`, `&mut *conn`, `&mut *tx` |
+//! | `&mut PgConnection`, `&mut PgTransaction<'_>` | import ours of the same name |
+//! | `&mut PgConnection` of sqlx, in a library | pass `&mut tx` or `&mut conn`: it compiles, but is **not counted** |
+//! | `impl AsMut<PgConnection>` (`PgAdvisoryLock`) | pass the `PoolConnection` or the transaction: likewise |
+//! | `impl Acquire<'_>` (`migrate!().run(..)`) | pass `pool.unmetered()` |
+//! | a pool of sqlx (`PgListener::connect_with`, a session store) | pass `pool.unmetered()` |
+//! | a pool that a library makes for itself | count it with [`db::SqlxEvents`](crate::db::SqlxEvents) |
+//!
+//! What is executed on a connection that was passed as one of sqlx is counted by `SqlxEvents` if that is
+//! installed. If not, an event in a while warns of it, with the target
+//! [`HEALTH`](crate::report::fields::HEALTH). After a cut such a connection is closed, not cleaned.
+//!
+//! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not metered; the
+//! compiler says so where it is asked for.
 
 mod acquire;
+#[cfg(any(feature = "any", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod aliases;
 mod boxed;
 mod changes;
 mod clean;
@@ -131,10 +147,13 @@ mod executor;
 mod kind;
 mod methods;
 mod pool;
+mod raw;
 mod request;
 mod stream;
 mod transaction;
 
+#[cfg(any(feature = "any", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub use aliases::*;
 pub use connection::{Connection, PoolConnection};
 pub use pool::Pool;
 pub use transaction::Transaction;

@@ -1,7 +1,9 @@
 //! The instrumented pool.
 
 use std::fmt;
+use std::sync::Arc;
 
+use sqlx::pool::{CloseEvent, PoolOptions};
 use sqlx::{Database, Executor, SqlSafeStr};
 
 use super::connection::PoolConnection;
@@ -122,6 +124,24 @@ impl<DB: Database> Pool<DB> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inner.is_closed()
+    }
+
+    /// The settings of the pool.
+    #[must_use]
+    pub fn options(&self) -> &PoolOptions<DB> {
+        self.inner.options()
+    }
+
+    /// The settings that new connections are made with.
+    #[must_use]
+    pub fn connect_options(&self) -> Arc<<DB::Connection as sqlx::Connection>::Options> {
+        self.inner.connect_options()
+    }
+
+    /// Completes when the pool is closed.
+    #[must_use]
+    pub fn close_event(&self) -> CloseEvent {
+        self.inner.close_event()
     }
 
     /// How many connections there are, idle ones included.

@@ -135,6 +135,12 @@ impl<DB: Database> Transaction<'static, DB> {
 }
 
 impl<DB: Database> Transaction<'_, DB> {
+    /// The metered connection, as an executor.
+    #[expect(clippy::should_implement_trait, reason = "the trait's hands out sqlx's connection")]
+    pub fn as_mut(&mut self) -> &mut Connection<DB> {
+        self.connection.get_mut()
+    }
+
     /// Notes that all is lost if the driver has rolled back more than the savepoint that was not made.
     ///
     /// PostgreSQL's does: what it rolls back when its `begin` is dropped, or fails, is the innermost
