@@ -124,7 +124,7 @@ fn equal(url: &str, workers: usize) {
 }
 
 /// What a library writes that takes any executor.
-/// The driver's own statements are not counted, and those on the connection that is locked are.
+/// What runs on the guard runs on sqlx's connection, and is not counted; what runs on ours is.
 fn advisory_lock(url: &str) {
     with_runtime(0, async {
         let pool = pool(url, "advisory_lock", 2).await;
@@ -134,10 +134,11 @@ fn advisory_lock(url: &str) {
             let mut guard = lock.acquire(connection).await.expect("locks");
             let is_held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
                            AND pid = pg_backend_pid()";
-            let held: i64 =
-                sqlx::query_scalar(is_held).fetch_one((*guard).as_mut()).await.expect("executes");
-            assert_eq!(held, 1);
-            drop(guard.release_now().await.expect("unlocks"));
+            let held = sqlx::query_scalar::<_, i64>(is_held).fetch_one(&mut *guard).await;
+            assert_eq!(held.expect("executes"), 1);
+            let mut connection = guard.release_now().await.expect("unlocks");
+            let held = sqlx::query_scalar::<_, i64>(is_held).fetch_one(connection.as_mut()).await;
+            assert_eq!(held.expect("executes"), 0);
         });
         assert_eq!(usage.await.queries, 1);
     });
