@@ -140,6 +140,10 @@ pub enum Cause {
         /// How long the work had waited for it, in all.
         #[serde(skip)]
         time: Duration,
+        /// How long it had been waiting for an execution that was in flight at the crossing; set only
+        /// where a time was crossed.
+        #[serde(skip)]
+        waiting: Option<Duration>,
     },
     /// The call to an external system that crossed the limit.
     #[non_exhaustive]
@@ -151,29 +155,118 @@ pub enum Cause {
         /// How long these calls had taken, in all.
         #[serde(skip)]
         time: Duration,
+        /// How long one that was in flight at the crossing had taken; set only where a time was crossed.
+        #[serde(skip)]
+        waiting: Option<Duration>,
     },
+    /// Waits for connections of a pool took most of the time.
+    #[non_exhaustive]
+    Connection {
+        /// How long the work had waited for connections, in all.
+        #[serde(skip)]
+        time: Duration,
+        /// How long it had been waiting for one at the crossing.
+        #[serde(skip)]
+        waiting: Option<Duration>,
+    },
+    /// A `BEGIN`, `COMMIT`, `ROLLBACK` or savepoint that was in flight at the crossing took most of the time.
+    #[non_exhaustive]
+    Transaction {
+        /// How long the work had been waiting for it.
+        #[serde(skip)]
+        waiting: Duration,
+    },
+    /// Nothing that is counted took a tenth of the time: it was code of the work itself, or calls to external
+    /// systems that are not marked by [`external`](crate::ExternalExt::external).
+    #[non_exhaustive]
+    OwnCode {
+        /// The longest single poll; `None` where polls are not timed, since no limit on
+        /// [`poll_time`](crate::Budget::poll_time) asks for it.
+        #[serde(skip)]
+        longest_poll: Option<Duration>,
+    },
+}
+
+impl Cause {
+    /// The stable name of what it is: "statement", "external", "connection", "transaction" or
+    /// "own_code".
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Statement { .. } => "statement",
+            Self::External { .. } => "external",
+            Self::Connection { .. } => "connection",
+            Self::Transaction { .. } => "transaction",
+            Self::OwnCode { .. } => "own_code",
+        }
+    }
+
+    /// How long what was in flight at the crossing had been waited for, where a time was crossed.
+    #[must_use]
+    pub const fn waiting(&self) -> Option<Duration> {
+        match self {
+            Self::Statement { waiting, .. }
+            | Self::External { waiting, .. }
+            | Self::Connection { waiting, .. } => *waiting,
+            Self::Transaction { waiting } => Some(*waiting),
+            Self::OwnCode { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Statement { text, executions, time } => {
+            Self::Statement { text, executions, time, waiting } => {
                 write!(f, "`{}`", Line(text))?;
-                times(f, *executions, *time)
+                in_flight(f, *waiting)?;
+                times(f, *executions, *time, *waiting)
             }
-            Self::External { name, calls, time } => {
+            Self::External { name, calls, time, waiting } => {
                 write!(f, "call to {name:?}")?;
-                times(f, *calls, *time)
+                in_flight(f, *waiting)?;
+                times(f, *calls, *time, *waiting)
+            }
+            Self::Connection { time, waiting } => {
+                f.write_str("waiting for a connection")?;
+                if let Some(waiting) = waiting {
+                    write!(f, " for {}", Time(*waiting))?;
+                }
+                times(f, 1, *time, *waiting)
+            }
+            Self::Transaction { waiting } => {
+                f.write_str("beginning or ending a transaction")?;
+                in_flight(f, Some(*waiting))
+            }
+            Self::OwnCode { longest_poll } => {
+                f.write_str("own code")?;
+                match longest_poll {
+                    Some(poll) => write!(f, ", longest poll {}", Time(*poll)),
+                    None => Ok(()),
+                }
             }
         }
     }
 }
 
-fn times(f: &mut fmt::Formatter<'_>, count: u64, time: Duration) -> fmt::Result {
+fn in_flight(f: &mut fmt::Formatter<'_>, waiting: Option<Duration>) -> fmt::Result {
+    match waiting {
+        Some(waiting) => write!(f, ", in flight for {}", Time(waiting)),
+        None => Ok(()),
+    }
+}
+
+fn times(
+    f: &mut fmt::Formatter<'_>,
+    count: u64,
+    time: Duration,
+    waiting: Option<Duration>,
+) -> fmt::Result {
     if count > 1 {
         write!(f, ", {count} times")?;
     }
-    if time > Duration::ZERO {
+    // Of a single one that is in flight it would say the same again.
+    if time > waiting.unwrap_or_default() {
         write!(f, ", {} in all", Time(time))?;
     }
     Ok(())
@@ -229,6 +322,7 @@ mod tests {
             text: "SELECT name\n  FROM authors".into(),
             executions: 20,
             time: Duration::from_millis(3),
+            waiting: None,
         });
         assert_eq!(
             violation.to_string(),

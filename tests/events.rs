@@ -190,7 +190,8 @@ async fn a_hard_violation_is_one_error_with_all_that_is_known() {
             (fields::OBSERVED, 1_500_000.into()),
             (fields::UNIT, "us".into()),
             (fields::WORK, "order".into()),
-            ("message", "order: 1.5s in total, limit 1.5s".into()),
+            (fields::CAUSE, "own_code".into()),
+            ("message", "order: 1.5s in total, limit 1.5s: own code".into()),
         ]),
         spans: vec![],
     };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::meter::Meter;
+#[cfg(feature = "sqlx")]
+use crate::meter::waits::WaitFor;
 use crate::scope;
 use crate::time::Instant;
 
@@ -25,17 +27,24 @@ impl Begun {
 
 #[cfg(feature = "sqlx")]
 impl Begun {
-    /// The work, and how long it has taken; only the first time.
-    pub(super) fn take(&mut self) -> Option<(Arc<Meter>, Duration)> {
-        self.0.take().map(|(meter, since)| (meter, since.elapsed()))
+    /// Notes for the work that this is waited for.
+    pub(super) fn note(&self, what: WaitFor) {
+        if let Some((meter, since)) = &self.0 {
+            meter.chain().for_each(|meter| meter.begin_other_wait(what, *since));
+        }
     }
 
-    /// Tells how long it has taken, and begins what comes right after it: one reading of the clock, and one
+    /// The work, when it began, and how long it has taken; only the first time.
+    pub(super) fn take(&mut self) -> Option<(Arc<Meter>, Instant, Duration)> {
+        self.0.take().map(|(meter, since)| (meter, since, since.elapsed()))
+    }
+
+    /// Charges how long it has taken, and begins what comes right after it: one reading of the clock, and one
     /// handle of the work, for both.
-    pub(super) fn next(&mut self, tell: impl FnOnce(&Meter, Duration)) -> Self {
+    pub(super) fn next(&mut self, charge: impl FnOnce(&Meter, Instant, Duration)) -> Self {
         let Some((meter, since)) = self.0.take() else { return Self::now() };
         let now = Instant::now();
-        tell(&meter, now.saturating_duration_since(since));
+        charge(&meter, since, now.saturating_duration_since(since));
         // A future can be polled in one scope after another.
         if scope::is_current(&meter) { Self(Some((meter, now))) } else { Self::now() }
     }

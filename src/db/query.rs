@@ -101,6 +101,9 @@ impl Query {
             recording::record_elsewhere(kind, Some(statement))
         };
         recorded.set_database(key.database());
+        if let (Some(meter), Some(since)) = (&meter, waiting_since) {
+            meter.chain().for_each(|meter| meter.begin_statement_wait(key, since));
+        }
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 
@@ -123,13 +126,16 @@ impl Query {
     pub fn pause(&mut self) {
         if let Some(since) = self.waiting_since.take() {
             self.waited = self.waited.saturating_add(since.elapsed());
+            self.charge(Meter::end_statement_wait);
         }
     }
 
     /// Starts the clock again: the next result is waited for.
     pub fn resume(&mut self) {
-        if self.meter.is_some() {
-            self.waiting_since.get_or_insert_with(Instant::now);
+        if self.meter.is_some() && self.waiting_since.is_none() {
+            let now = Instant::now();
+            self.waiting_since = Some(now);
+            self.charge(|meter, key| meter.begin_statement_wait(key, now));
         }
     }
 

@@ -6,17 +6,20 @@ use std::time::Duration;
 use super::begun::Begun;
 use crate::error::Cut;
 use crate::meter::recording::{Kind, Recorded};
+use crate::meter::waits::WaitFor;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
-use crate::time::nanos;
+use crate::time::{Instant, nanos};
 
 /// A wait for a connection, until ended or dropped.
 pub(crate) struct ConnectionWait(Begun);
 
 impl ConnectionWait {
     pub(crate) fn start() -> Self {
-        Self(Begun::now())
+        let begun = Begun::now();
+        begun.note(WaitFor::Connection);
+        Self(begun)
     }
 
     /// The connection is there, and what it was for begins.
@@ -24,17 +27,18 @@ impl ConnectionWait {
         self.0.next(Self::charge)
     }
 
-    fn charge(meter: &Meter, time: Duration) {
-        let charge =
-            |meter: &Meter| meter.add(Resource::ConnectionWait, nanos(time), Suspect::Nobody);
-        meter.chain().for_each(charge);
+    fn charge(meter: &Meter, since: Instant, time: Duration) {
+        for meter in meter.chain() {
+            meter.end_other_wait(WaitFor::Connection, since);
+            meter.add(Resource::ConnectionWait, nanos(time), Suspect::Nobody);
+        }
     }
 }
 
 impl Drop for ConnectionWait {
     fn drop(&mut self) {
-        if let Some((meter, time)) = self.0.take() {
-            Self::charge(&meter, time);
+        if let Some((meter, since, time)) = self.0.take() {
+            Self::charge(&meter, since, time);
         }
     }
 }
@@ -51,6 +55,7 @@ impl TransactionWait {
         meter.take(resource, Suspect::Nobody)?;
         meter.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
         let recorded = meter.record(Kind::Transaction, Some("BEGIN"));
+        begun.note(WaitFor::Transaction);
         Ok(Self(begun, recorded))
     }
 
@@ -68,14 +73,19 @@ impl TransactionWait {
 
     /// Waits for a transaction, counted before, to end.
     pub(crate) fn end() -> Self {
-        Self(Begun::now(), Recorded::default())
+        let begun = Begun::now();
+        begun.note(WaitFor::Transaction);
+        Self(begun, Recorded::default())
     }
 }
 
 impl Drop for TransactionWait {
     fn drop(&mut self) {
-        if let Some((meter, time)) = self.0.take() {
-            meter.chain().for_each(|meter| meter.add_statement_time(None, time));
+        if let Some((meter, since, time)) = self.0.take() {
+            for meter in meter.chain() {
+                meter.end_other_wait(WaitFor::Transaction, since);
+                meter.add_statement_time(None, time);
+            }
             self.1.add_time(time);
         }
     }

@@ -104,10 +104,13 @@ struct Call {
 impl Call {
     fn begin(name: &str) -> Result<Self, Refusal> {
         let meter = scope::current();
-        let key = Key::of(name);
+        let (key, started) = (Key::of(name), Instant::now());
         if let Some(meter) = &meter {
             meter.take(Resource::ExternalCalls, Suspect::External(key)).map_err(Refusal::new)?;
-            meter.chain().for_each(|meter| meter.count_external(key, name));
+            for meter in meter.chain() {
+                meter.count_external(key, name);
+                meter.begin_call_wait(key, started);
+            }
         }
         let timeout = meter.as_ref().and_then(|meter| {
             let timeout = meter.external_timeout(key)?;
@@ -115,7 +118,7 @@ impl Call {
         });
         let record = |meter: &Arc<Meter>| meter.record(Kind::External, Some(name));
         let recorded = meter.as_ref().map(record).unwrap_or_default();
-        Ok(Self { key, started: Instant::now(), timeout, meter, recorded })
+        Ok(Self { key, started, timeout, meter, recorded })
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -127,6 +130,7 @@ impl Call {
         let time = self.started.elapsed();
         self.recorded.add_time(time);
         for meter in meter.chain() {
+            meter.end_call_wait(self.key);
             meter.add_external_time(self.key, time);
         }
     }

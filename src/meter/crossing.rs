@@ -30,14 +30,14 @@ impl Meter {
         }
     }
 
-    /// Checks a limit on what is over, so that nothing is left to be cut.
+    /// Checks a limit on a time that is over, so that nothing is left to be cut.
     pub(super) fn check_afterwards(&self, resource: Resource, observed: u64) {
         let limits = self.limits();
         let (soft, hard) = (limits.soft(resource), limits.hard(resource));
         if observed > hard {
-            self.cross_once(resource, Severity::Hard, observed, hard, Suspect::Nobody);
+            self.cross_once(resource, Severity::Hard, observed, hard, Suspect::Time);
         } else if observed > soft {
-            self.cross_once(resource, Severity::Soft, observed, soft, Suspect::Nobody);
+            self.cross_once(resource, Severity::Soft, observed, soft, Suspect::Time);
         }
     }
 
@@ -117,6 +117,7 @@ impl Meter {
             text: counted.text.into_owned(),
             executions: counted.count,
             time: Duration::from_nanos(counted.nanos),
+            waiting: None,
         };
         let cause = match suspect {
             Suspect::Nobody => None,
@@ -127,8 +128,10 @@ impl Meter {
                     name: counted.text.into_owned(),
                     calls: counted.count,
                     time: Duration::from_nanos(counted.nanos),
+                    waiting: None,
                 })
             }
+            Suspect::Time => Some(self.cause_of_time()),
         };
         Violation {
             resource,

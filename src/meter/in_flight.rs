@@ -65,6 +65,12 @@ impl InFlight {
         }
     }
 
+    /// The one of its own that began first: which it is, where that is known, and when it began.
+    pub(super) fn oldest(&self) -> Option<(Option<Key>, Instant)> {
+        let own = lock(&self.own);
+        own.iter().min_by_key(|command| command.since).map(|oldest| (oldest.key, oldest.since))
+    }
+
     /// What waits until none would be dropped with the work.
     pub(super) fn into_waiter(self) -> Waiter {
         self.waiter

@@ -13,6 +13,7 @@ mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
 mod waiter;
+pub(crate) mod waits;
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -37,6 +38,7 @@ use flags::Flags;
 use in_flight::InFlight;
 use rare::Rare;
 use table::{Key, Table};
+use waits::OtherWait;
 
 /// The account of one unit of work.
 ///
@@ -66,6 +68,7 @@ pub(crate) struct Meter {
     reporter: Option<Arc<dyn Reporter>>,
     /// Where events go that come up outside every span.
     span: Span,
+    other_wait: OtherWait,
     rare: OnceLock<Box<Rare>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
@@ -109,6 +112,8 @@ pub(crate) enum Suspect {
     /// The statement that ran most often, if that is known.
     TopStatement,
     External(Key),
+    /// Whatever has taken most of the time.
+    Time,
 }
 
 impl Meter {
@@ -136,6 +141,7 @@ impl Meter {
             queue_time: AtomicU64::new(UNKNOWN),
             statements: Table::default(),
             crossed: AtomicU64::new(0),
+            other_wait: OtherWait::default(),
             rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
@@ -263,8 +269,11 @@ impl Meter {
     /// Ends the work at a hard limit that a timer has reached, if only just.
     fn reached(&self, resource: Resource, observed: u64) -> Cut {
         let limit = self.limits().hard(resource);
-        self.cross_hard(resource, observed, limit, Suspect::Nobody);
-        Cut::new(self.violation(resource, Severity::Hard, observed, limit, Suspect::Nobody))
+        self.cross_hard(resource, observed, limit, Suspect::Time);
+        // Unless another limit was first, this is the crossing that ends it.
+        let known = self.cut().filter(|cut| cut.violation().resource == resource);
+        let make = || self.violation(resource, Severity::Hard, observed, limit, Suspect::Time);
+        known.cloned().unwrap_or_else(|| Cut::new(make()))
     }
 
     /// The crossing of a hard limit that ends the work.

@@ -64,6 +64,10 @@ pub(crate) struct Entry {
     /// How often it was counted on others.
     elsewhere: AtomicU32,
     nanos: AtomicU64,
+    /// When the last execution that is in flight began to be waited for, in nanoseconds after the start of the work.
+    since: AtomicU64,
+    /// How many executions are being waited for.
+    in_flight: AtomicU32,
     /// How often an independent witness saw it.
     #[cfg(feature = "witness")]
     seen: AtomicU64,
@@ -197,6 +201,34 @@ impl Table {
         } else if let Some(crowd) = self.crowd() {
             crowd.add_time(key.of_both(), nanos);
         }
+    }
+
+    /// Notes that one execution of a text, counted before, is waited for from now on.
+    ///
+    /// What has no entry of its own is not noted.
+    pub(crate) fn begin_wait(&self, key: Key, now: u64) {
+        if let Some(entry) = self.find(key) {
+            entry.since.store(now, Relaxed);
+            entry.in_flight.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Notes that one that was [waited for](Self::begin_wait) is so no more.
+    pub(crate) fn end_wait(&self, key: Key) {
+        if let Some(entry) = self.find(key) {
+            entry.in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// The text for which was waited longest, and how long for the execution that is in flight, if one is.
+    pub(crate) fn slowest(&self, now: u64) -> Option<(Counted<'_>, Option<u64>)> {
+        let waited = self.entries().map(|entry| {
+            let waiting = entry.waiting(now);
+            let mut counted = entry.counted();
+            counted.nanos = counted.nanos.saturating_add(waiting.unwrap_or_default());
+            (counted, waiting)
+        });
+        waited.max_by_key(|(counted, _)| counted.nanos)
     }
 
     /// What is known of a text that was counted before.
@@ -361,6 +393,12 @@ impl Entry {
         let made = || self.database.compare_exchange(0, database.raw(), Relaxed, Relaxed);
         first == database.raw()
             || (first == 0 && made().map_or_else(|other| other == database.raw(), |_| true))
+    }
+
+    /// How long the last execution that is in flight has been waited for.
+    fn waiting(&self, now: u64) -> Option<u64> {
+        let is_in_flight = self.in_flight.load(Relaxed) > 0;
+        is_in_flight.then(|| now.saturating_sub(self.since.load(Relaxed)))
     }
 
     fn counted(&self) -> Counted<'_> {

@@ -17,7 +17,7 @@ macro_rules! violation_event {
         let (statement, external, times) = match cause {
             Some(Cause::Statement { text, executions, .. }) => (Some(&**text), None, Some(*executions)),
             Some(Cause::External { name, calls, .. }) => (None, Some(&**name), Some(*calls)),
-            None => (None, None, None),
+            Some(_) | None => (None, None, None),
         };
         event!(
             target: VIOLATION,
@@ -34,6 +34,8 @@ macro_rules! violation_event {
             { STATEMENT } = statement,
             { EXTERNAL } = external,
             { TIMES } = times,
+            { CAUSE } = cause.as_ref().filter(|_| times.is_none()).map(Cause::name),
+            { WAITING } = cause.as_ref().and_then(Cause::waiting).map(micros),
             { LEFT_OUT } = ($left_out > 0).then_some($left_out),
             "{}",
             $violation

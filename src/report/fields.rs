@@ -34,6 +34,11 @@ pub const STATEMENT: &str = "statement";
 pub const EXTERNAL: &str = "external";
 /// How often that statement was executed, or that system called.
 pub const TIMES: &str = "times";
+/// The [name](crate::Cause::name) of what caused the crossing, where that is neither a [`STATEMENT`] nor an
+/// [`EXTERNAL`] call: "connection", "transaction" or "own_code".
+pub const CAUSE: &str = "cause";
+/// Where a time was crossed: how long what was in flight had been waited for; microseconds.
+pub const WAITING: &str = "waiting_us";
 /// When the work began; microseconds since the beginning of 1970, UTC.
 pub const START: &str = "start_unix_us";
 /// Bytes that the runs of a kind of work have allocated and not freed.

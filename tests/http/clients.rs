@@ -218,7 +218,7 @@ async fn a_deadline_travels_from_service_to_service() {
     // Polled first, the far one says so before its caller is cut.
     assert_eq!(work.await, Ok(StatusCode::SERVICE_UNAVAILABLE));
     assert_eq!((here.outcomes(), there.outcomes()), (vec![Outcome::Ok], vec![Outcome::Cut]));
-    assert_eq!(there.messages(), ["GET (no route): 600ms in total, limit 600ms"]);
+    assert_eq!(there.messages(), ["GET (no route): 600ms in total, limit 600ms: own code"]);
 }
 
 fn an_hour_ago() -> String {

@@ -48,7 +48,7 @@ async fn headers_that_are_ready_too_late_are_reported_with_the_time_they_took() 
         Script::new([Pass(ms(1_500)), Data("a"), Data("b")])
     });
     let Poll::Ready(answer) = poll_once(future.as_mut()) else { panic!("ready") };
-    assert_eq!(ledger.messages(), ["GET (no route): 1.5s in total, limit 1s"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 1.5s in total, limit 1s: own code"]);
     drop(answer);
 }
 
@@ -60,11 +60,14 @@ async fn a_pause_that_is_too_long_ends_the_body() {
     let body = body(budget, &ledger, script);
     let started = Instant::now();
     let error = body.collect().await.unwrap_err();
-    let cut = "GET (no route) was cut: 30s without a piece of the body, limit 30s";
+    let cut = "GET (no route) was cut: 30s without a piece of the body, limit 30s: own code";
     assert_eq!(error.to_string(), cut);
     assert_eq!(started.elapsed(), ms(30_000));
     assert_eq!(ledger.outcomes(), [Outcome::Cut]);
-    assert_eq!(ledger.messages(), ["GET (no route): 30s without a piece of the body, limit 30s"]);
+    assert_eq!(
+        ledger.messages(),
+        ["GET (no route): 30s without a piece of the body, limit 30s: own code"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +116,9 @@ async fn headers_that_are_ready_too_late_leave_the_body_whole() {
     assert_eq!(next(&mut body), data("b"));
     assert_eq!(next(&mut body), Given::End);
     assert_eq!(ledger.outcomes(), [Outcome::Ok]);
-    let messages =
-        ["GET (no route): 1.5s in total, limit 1s", "GET (no route): 1.5s in total, limit 900ms"];
+    let messages = [
+        "GET (no route): 1.5s in total, limit 1s: own code",
+        "GET (no route): 1.5s in total, limit 900ms: own code",
+    ];
     assert_eq!(ledger.messages(), messages);
 }

@@ -51,7 +51,7 @@ async fn a_request_is_cut_before_its_headers() {
     yield_now().await;
     let Poll::Ready(answer) = poll_once(future.as_mut()) else { panic!("the time is up") };
     assert_eq!(ledger.outcomes(), [Outcome::Cut], "reported with the headers");
-    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s: own code"]);
     assert_eq!(ledger.violations()[0].severity, Severity::Hard);
     assert_eq!(site.inside(), [true], "the handler is dropped inside its scope");
 
@@ -82,7 +82,7 @@ async fn the_timer_wakes_the_body() {
     let (ledger, started) = (Ledger::default(), Instant::now());
     let body = body(a_second(), &ledger, Script::new([Data("a"), Wait, Wait]));
     let error = body.collect().await.unwrap_err();
-    assert_eq!(error.to_string(), "GET (no route) was cut: 1s in total, limit 1s");
+    assert_eq!(error.to_string(), "GET (no route) was cut: 1s in total, limit 1s: own code");
     assert_eq!(started.elapsed(), ms(1_000));
     assert_eq!(ledger.outcomes(), [Outcome::Cut]);
 }
@@ -95,10 +95,10 @@ async fn a_request_is_cut_in_its_body() {
     assert_eq!(next(&mut body), data("a"));
     assert_eq!(next(&mut body), Given::Nothing);
     advance(ms(1_000)).await;
-    let cut = "GET (no route) was cut: 1s in total, limit 1s".to_owned();
+    let cut = "GET (no route) was cut: 1s in total, limit 1s: own code".to_owned();
     assert_eq!(next(&mut body), Given::Cut(cut));
     assert_eq!(ledger.outcomes(), [Outcome::Cut]);
-    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s: own code"]);
     assert_eq!(site.inside(), [true]);
 
     assert!(body.is_end_stream());
@@ -132,7 +132,11 @@ async fn an_answer_that_is_ready_stands_though_the_clock_has_passed() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(next(&mut answer.into_body()), data("late"));
     assert_eq!(ledger.outcomes(), [Outcome::Ok]);
-    assert_eq!(ledger.messages(), ["GET (no route): 5s in total, limit 1s"], "but it is said");
+    assert_eq!(
+        ledger.messages(),
+        ["GET (no route): 5s in total, limit 1s: own code"],
+        "but it is said"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +202,7 @@ async fn a_total_time_of_zero_lets_through_what_is_ready() {
     let mut future = handled(none(), &ledger, pending());
     let Poll::Ready(answer) = poll_once(future.as_mut()) else { panic!("cut in the first poll") };
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(ledger.messages(), ["GET (no route): 0ns in total, limit 0ns"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 0ns in total, limit 0ns: own code"]);
 
     let ledger = Ledger::default();
     let mut whole = body(none(), &ledger, Script::new([Data("a")]).telling_its_end());
@@ -220,7 +224,7 @@ async fn a_soft_total_time_only_reports() {
     );
     assert_eq!(next(&mut body), Given::End);
     assert_eq!(ledger.outcomes(), [Outcome::Ok]);
-    assert_eq!(ledger.messages(), ["GET (no route): 2s in total, limit 1s"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 2s in total, limit 1s: own code"]);
     assert_eq!(ledger.violations()[0].severity, Severity::Soft);
 }
 
@@ -229,7 +233,7 @@ async fn a_cut_says_all_that_the_soft_limit_would() {
     let ledger = Ledger::default();
     let budget = Budget::new().total_time(Limit::soft(ms(500)).and_hard(ms(1_000)));
     handled(budget, &ledger, pending()).await;
-    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 1s in total, limit 1s: own code"]);
     assert_eq!(ledger.end().violations, 1);
 }
 
@@ -242,7 +246,7 @@ async fn a_slow_request_is_reported_when_it_ends() {
     assert_eq!(next(&mut slow), data("a"));
     assert_eq!(ledger.messages(), [""; 0]);
     assert_eq!(next(&mut slow), data("b"));
-    assert_eq!(ledger.messages(), ["GET (no route): 101ms in total, limit 100ms"]);
+    assert_eq!(ledger.messages(), ["GET (no route): 101ms in total, limit 100ms: own code"]);
     assert_eq!(ledger.violations()[0].resource, Resource::SlowRequest);
 
     let ledger = Ledger::default();

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt};
 use request_budget::db::Query;
@@ -294,4 +295,20 @@ async fn a_beginning_that_cannot_be_inside_another_is_not_counted() {
         connection.begin_with("BEGIN IMMEDIATE").await.unwrap().rollback().await.unwrap();
     });
     assert_eq!(usage.await.transactions, 2);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_connection_is_the_cause_of_a_cut() {
+    let pool = pool().await;
+    let most = pool.options().get_max_connections();
+    let mut held = Vec::new();
+    for _ in 0..most {
+        held.push(pool.acquire().await.unwrap());
+    }
+    let work = async { drop(pool.acquire().await) };
+    let limit = Duration::from_millis(50);
+    let cut = work.budgeted("test", Budget::new().total_time(limit)).await.unwrap_err();
+    let message = cut.violation().to_string();
+    assert!(message.contains("limit 50ms: waiting for a connection for "), "{message}");
+    assert!(cut.violation().cause.as_ref().unwrap().waiting().unwrap() >= limit / 2, "{message}");
 }

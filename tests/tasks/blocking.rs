@@ -51,7 +51,7 @@ async fn what_is_ready_too_late_is_reported_and_stands() {
         "hash"
     });
     assert_eq!(done, Ok("hash"));
-    assert_eq!(ledger.messages(), ["hash: 25ms in total, limit 10ms"]);
+    assert_eq!(ledger.messages(), ["hash: 25ms in total, limit 10ms: own code"]);
     assert_eq!(ledger.end().outcome, Outcome::Ok);
 }
 
@@ -71,7 +71,7 @@ async fn a_checkpoint_ends_it_when_the_time_is_up() {
         .unwrap_err();
     assert_eq!((pieces, cut.violation().resource), (3, Resource::TotalTime));
     assert_eq!(ledger.end().outcome, Outcome::Cut);
-    assert_eq!(ledger.messages(), ["index: 12ms in total, limit 10ms"]);
+    assert_eq!(ledger.messages(), ["index: 12ms in total, limit 10ms: own code"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 )]
 
 mod blocking;
+mod causes;
 mod children;
 mod layer;
 mod refusals;
