@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::escape::{escaped, is_hazard};
+
 /// A few facts that tell one run from another of the same name: the id of a job, its attempt.
 ///
 /// They go into each [`Violation`](crate::Violation), each event and each
@@ -76,14 +78,21 @@ impl fmt::Display for Attributes {
             if position > 0 {
                 f.write_str(" ")?;
             }
-            // As log lines have it: what would not read back as one word is quoted.
-            let is_word = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=';
-            match !value.is_empty() && value.chars().all(is_word) {
-                true => write!(f, "{name}={value}")?,
-                false => write!(f, "{name}={value:?}")?,
-            }
+            write_word(f, name)?;
+            f.write_str("=")?;
+            write_word(f, value)?;
         }
         Ok(())
+    }
+}
+
+/// Writes it as log lines have it: what would not read back as one word is quoted.
+fn write_word(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let is_of_word = |c: char| !c.is_whitespace() && !is_hazard(c) && c != '"' && c != '=';
+    match !text.is_empty() && text.chars().all(is_of_word) {
+        true => f.write_str(text),
+        // `Debug` escapes as well.
+        false => write!(f, "{text:?}"),
     }
 }
 
@@ -97,7 +106,7 @@ impl Serialize for Attributes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         for (name, value) in self.iter() {
-            map.serialize_entry(name, value)?;
+            map.serialize_entry(&escaped(name), &escaped(value))?;
         }
         map.end()
     }
@@ -112,6 +121,13 @@ mod tests {
         let attributes = Attributes::new().with("job", "a b").with("attempt", 1).with("key", "");
         assert_eq!(attributes.to_string(), r#"job="a b" attempt=1 key="""#);
         assert_eq!(Attributes::new().to_string(), "");
+    }
+
+    #[test]
+    fn nothing_in_them_breaks_the_line() {
+        let attributes = Attributes::new().with("job\n7", "a\u{202e}b").with("k=v", "\u{1b}[31m");
+        let printed = r#""job\n7"="a\u{202e}b" "k=v"="\u{1b}[31m""#;
+        assert_eq!(attributes.to_string(), printed);
     }
 
     #[test]

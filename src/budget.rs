@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::escape::Escaped;
 use crate::key::Key;
 use crate::limit::Limit;
 use crate::resource::{Amount, Resource};
@@ -428,7 +429,7 @@ impl fmt::Display for Budget {
             all.push("until headers".to_owned());
         }
         if let Some(reason) = limits.exemption.as_deref() {
-            all.push(format!("exempt because of {reason}"));
+            all.push(format!("exempt because of {}", Escaped(reason)));
         }
         f.write_str(&all.join(", "))
     }

@@ -84,6 +84,7 @@ mod budget;
 pub mod db;
 pub mod deadline;
 mod error;
+mod escape;
 mod ext;
 #[cfg(feature = "http")]
 pub mod http;

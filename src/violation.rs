@@ -1,17 +1,19 @@
 //! The report that one limit was crossed.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::attributes::Attributes;
+use crate::escape::{self, Escaped, Escaping};
 use crate::resource::{Amount, Resource, Time};
 
 /// The report that a unit of work crossed one limit: which, by how much, whose work, where, and why.
 ///
 /// Plain data, not an error: the work goes on after a soft one. It prints as one line that a person
-/// can act on. Made at the moment of crossing, once per resource and unit of work, so `observed` is
+/// can act on; there, and where it is serialised, names and texts are escaped as in
+/// [events](crate::report::fields). Made at the moment of crossing, once per resource and unit of work, so `observed` is
 /// what had been used by then and not yet what the work uses in the end.
 ///
 /// # Examples
@@ -45,14 +47,17 @@ pub struct Violation {
     pub limit: Amount,
     /// How much had been used.
     pub observed: Amount,
-    /// The name of the unit of work.
+    /// The name of the unit of work, as it prints.
+    #[serde(serialize_with = "escape::serialize")]
     pub work: String,
     /// What tells this run from others of the same name; empty where nothing was given.
     pub attributes: Attributes,
     /// The name of the unit of work in which this one was begun, if it was in one: the request, of a
     /// task that a request has left running.
+    #[serde(serialize_with = "escape::serialize_option")]
     pub begun_by: Option<String>,
     /// The innermost `tracing` span at the crossing, if there was one.
+    #[serde(serialize_with = "escape::serialize_option")]
     pub place: Option<String>,
     /// What used it, where that is known.
     pub cause: Option<Cause>,
@@ -86,12 +91,12 @@ pub(crate) struct Title<'a, W> {
 
 impl<W: fmt::Display> fmt::Display for Title<'_, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.work.fmt(f)?;
+        write!(Escaping(f), "{}", self.work)?;
         if !self.attributes.is_empty() {
             write!(f, " ({})", self.attributes)?;
         }
         match self.begun_by {
-            Some(other) => write!(f, ", begun by {other}"),
+            Some(other) => write!(Escaping(f), ", begun by {other}"),
             None => Ok(()),
         }
     }
@@ -134,6 +139,7 @@ pub enum Cause {
     #[non_exhaustive]
     Statement {
         /// Its text, as the program gave it; values are in it only if the program put them there.
+        #[serde(serialize_with = "escape::serialize_line")]
         text: String,
         /// How often the work had executed it.
         executions: u64,
@@ -149,6 +155,7 @@ pub enum Cause {
     #[non_exhaustive]
     External {
         /// The name given to [`external`](crate::ExternalExt::external).
+        #[serde(serialize_with = "escape::serialize")]
         name: String,
         /// How often the work had called it.
         calls: u64,
@@ -272,7 +279,7 @@ fn times(
     Ok(())
 }
 
-/// A statement on one line, its white space folded, at most so many characters.
+/// A statement on one line, its white space folded and the rest escaped, at most so many characters.
 pub(crate) struct Line<'a>(pub(crate) &'a str);
 
 impl Line<'_> {
@@ -287,9 +294,9 @@ impl fmt::Display for Line<'_> {
                 f.write_str(" ")?;
             }
             if let Some((cut, _)) = word.char_indices().nth(left) {
-                return write!(f, "{}…", &word[..cut]);
+                return write!(f, "{}…", Escaped(&word[..cut]));
             }
-            f.write_str(word)?;
+            Escaped(word).fmt(f)?;
             left = left.saturating_sub(word.chars().count().saturating_add(1));
         }
         Ok(())
@@ -339,6 +346,25 @@ mod tests {
             violation.to_string(),
             "GET /posts/{id} (job=7 attempt=2), begun by POST /orders: 21 queries, limit 20"
         );
+    }
+
+    #[test]
+    fn no_text_of_others_breaks_the_line() {
+        let mut violation = violation(Resource::Queries, 2, 1);
+        violation.work = "job\nERROR app: admin logged in".into();
+        violation.begun_by = Some("GET /\u{2028}".into());
+        violation.attributes = Attributes::new().with("a\rb", "c");
+        let (text, executions, time) = ("SELECT '\u{1b}[31m\u{202e}'".into(), 2, Duration::ZERO);
+        violation.cause = Some(Cause::Statement { text, executions, time });
+        let printed = r#"job\nERROR app: admin logged in ("a\rb"=c), begun by GET /\u{2028}: "#
+            .to_owned()
+            + r"2 queries, limit 1: `SELECT '\u{1b}[31m\u{202e}'`, 2 times";
+        assert_eq!(violation.to_string(), printed);
+        let cut = crate::error::Cut::new(violation.clone()).to_string();
+        assert!(!cut.contains(escape::is_hazard), "{cut}");
+        let name = "mail\n\u{202e}".into();
+        violation.cause = Some(Cause::External { name, calls: 2, time });
+        assert!(violation.to_string().ends_with(r#": call to "mail\n\u{202e}", 2 times"#));
     }
 
     #[test]

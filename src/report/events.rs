@@ -6,6 +6,7 @@ use tracing::{Level, event};
 
 use super::fields::*;
 use super::{Name, Outcome, Report};
+use crate::escape::{escaped, one_line};
 use crate::meter::Meter;
 use crate::violation::{Cause, Severity, Title, Violation};
 
@@ -15,8 +16,10 @@ macro_rules! violation_event {
         let Violation { resource, severity, limit, observed, work, attributes, begun_by, place, cause } =
             $violation;
         let (statement, external, times) = match cause {
-            Some(Cause::Statement { text, executions, .. }) => (Some(&**text), None, Some(*executions)),
-            Some(Cause::External { name, calls, .. }) => (None, Some(&**name), Some(*calls)),
+            Some(Cause::Statement { text, executions, .. }) => {
+                (Some(one_line(text)), None, Some(*executions))
+            }
+            Some(Cause::External { name, calls, .. }) => (None, Some(escaped(name)), Some(*calls)),
             Some(_) | None => (None, None, None),
         };
         event!(
@@ -27,12 +30,12 @@ macro_rules! violation_event {
             { LIMIT } = limit.as_event_value(),
             { OBSERVED } = observed.as_event_value(),
             { UNIT } = resource.unit().name(),
-            { WORK } = work.as_str(),
+            { WORK } = &*escaped(work),
             { ATTRIBUTES } = (!attributes.is_empty()).then(|| display(attributes)),
-            { BEGUN_BY } = begun_by.as_deref(),
-            { PLACE } = place.as_deref(),
-            { STATEMENT } = statement,
-            { EXTERNAL } = external,
+            { BEGUN_BY } = begun_by.as_deref().map(escaped).as_deref(),
+            { PLACE } = place.as_deref().map(escaped).as_deref(),
+            { STATEMENT } = statement.as_deref(),
+            { EXTERNAL } = external.as_deref(),
             { TIMES } = times,
             { CAUSE } = cause.as_ref().filter(|_| times.is_none()).map(Cause::name),
             { WAITING } = cause.as_ref().and_then(Cause::waiting).map(micros),

@@ -1,4 +1,8 @@
 //! The targets and field names of every event, for filters and dashboards.
+//!
+//! Names and texts in them are on one line: control characters, line breaks and marks that change the
+//! direction of a text are written as in a Rust literal (`\n`, `\u{1b}`). In statements, a line break and the
+//! white space around it are one space.
 
 /// Target of the one event per violation: WARN for a soft limit, ERROR for a hard one.
 pub const VIOLATION: &str = "request_budget::violation";

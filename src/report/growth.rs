@@ -104,7 +104,7 @@ struct Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Climb {
-    /// The name of the work.
+    /// The name of the work, as it prints.
     pub work: String,
     /// How many bytes its runs have allocated more than they have freed.
     pub bytes: u64,

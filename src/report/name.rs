@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 #[cfg(feature = "http")]
 use super::method::Method;
+use crate::escape::Escaped;
 
 /// The name of a unit of work, under which its usage and violations are reported.
 ///
 /// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a kind
 /// of job, never its id.
+///
+/// It prints on one line, and so it is in violations, events and files: control characters, line breaks and
+/// marks that change the direction of a text are written as in a Rust literal.
 ///
 /// # Examples
 ///
@@ -19,6 +23,7 @@ use super::method::Method;
 ///
 /// assert_eq!(Name::from("send_invoices").to_string(), "send_invoices");
 /// assert_eq!(Name::from(format!("{}_nightly", "send")).to_string(), "send_nightly");
+/// assert_eq!(Name::from("two\nlines").to_string(), r"two\nlines");
 /// ```
 #[derive(Clone)]
 pub struct Name(Repr);
@@ -90,12 +95,12 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Repr::Static(name) => f.write_str(name),
-            Repr::Shared(name) => f.write_str(name),
+            Repr::Static(name) => Escaped(name).fmt(f),
+            Repr::Shared(name) => Escaped(name).fmt(f),
             #[cfg(feature = "http")]
             Repr::Unmatched(verb) => write!(f, "{} (no route)", verb.as_str()),
             #[cfg(feature = "axum")]
-            Repr::Route(verb, path) => write!(f, "{} {}", verb.as_str(), path.as_str()),
+            Repr::Route(verb, path) => write!(f, "{} {}", verb.as_str(), Escaped(path.as_str())),
             #[cfg(feature = "http")]
             Repr::Method(method) => method.fmt(f),
         }

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape::escaped;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
 use crate::report::unmeasured;
@@ -62,7 +63,7 @@ impl Noted {
             external_calls: usage.external_calls,
             unmetered: usage.unmetered,
             memory: usage.memory.unwrap_or_default(),
-            exempt: exempt.map(str::to_owned),
+            exempt: exempt.map(|reason| escaped(reason).into_owned()),
         }
     }
 
@@ -107,7 +108,7 @@ pub(crate) struct Line {
     pub(crate) noted: Noted,
 }
 
-/// Ends each entry: TOML has it nowhere, while names may have line breaks.
+/// Ends each entry: neither TOML nor an escaped name has it anywhere.
 pub(crate) const END: char = '\u{1e}';
 
 struct Notes {
@@ -165,4 +166,15 @@ fn create(folder: &OsString) -> io::Result<File> {
 
 fn say(error: &io::Error) {
     eprintln!("request-budget: usage is not noted in the folder of {FOLDER}: {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_noted_on_one_line() {
+        let noted = Noted::of(&Usage::default(), Some("issue\n7"));
+        assert_eq!(noted.exempt.as_deref(), Some(r"issue\n7"));
+    }
 }

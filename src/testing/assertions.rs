@@ -6,6 +6,7 @@ use super::advice;
 use super::message::{self, Failure};
 use super::record::{Account, Record};
 use crate::budget::Budget;
+use crate::escape::Escaped;
 use crate::key::Key;
 use crate::report::unmeasured;
 use crate::resource::{Amount, Resource};
@@ -110,7 +111,11 @@ impl<T> Record<T> {
         failure.extend(blindness(account, "the test looks for repeated statements"));
         for statement in account.all_statements().filter(|statement| statement.repetitions > 1) {
             failure.push(
-                format!("`{}` was executed {} times", statement.text, statement.repetitions),
+                format!(
+                    "`{}` was executed {} times",
+                    Escaped(&statement.text),
+                    statement.repetitions
+                ),
                 vec![advice::repeated(statement)],
             );
         }

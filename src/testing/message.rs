@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use super::github;
 use super::record::{Account, CallSite, ExternalCall, Statement};
 use super::site::{Lack, Place};
+use crate::escape::{Escaped, escaped};
 use crate::resource::{Resource, Time};
 
 pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
@@ -120,7 +121,7 @@ fn print(text: &mut String, account: &Account, style: Style) {
         calls.sort_by_key(|call| std::cmp::Reverse(call.calls));
         for call in calls {
             let sum = Summary(vec![timed("", call.time), longest(call.calls, call.longest)]);
-            line(text, format_args!("  {:>4}x {}", call.calls, style.head(&call.name)));
+            line(text, format_args!("  {:>4}x {}", call.calls, style.head(&escaped(&call.name))));
             sum.indented(text);
             sites(text, &call.sites(), style);
         }
@@ -155,7 +156,7 @@ fn statements(text: &mut String, all: &[Statement], style: Style) {
     for statement in all {
         let Statement { executions, repetitions, rows, time, .. } = *statement;
         let mark = if repetitions > 1 { style.warn("  <- repeated") } else { String::new() };
-        line(text, format_args!("  {executions:>4}x {}{mark}", statement.text));
+        line(text, format_args!("  {executions:>4}x {}{mark}", Escaped(&statement.text)));
         Summary(vec![
             (rows > 0).then(|| counted(Resource::Rows, rows)).flatten(),
             timed("", time),

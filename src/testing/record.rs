@@ -13,6 +13,7 @@ use super::message;
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
 use super::tickets::Unlogged;
+use crate::escape;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
 use crate::meter::recording::{Entry, Kind, Recording, Site};
@@ -74,6 +75,7 @@ pub(super) struct Served {
 #[non_exhaustive]
 pub struct Statement {
     /// Its text: values and placeholders are `?`, lists of values have one item, comments are gone.
+    #[serde(serialize_with = "escape::serialize")]
     pub text: String,
     /// How often it was executed.
     pub executions: u64,
@@ -100,6 +102,7 @@ pub struct Statement {
 #[non_exhaustive]
 pub struct ExternalCall {
     /// The name given to [`external`](crate::ExternalExt::external).
+    #[serde(serialize_with = "escape::serialize")]
     pub name: String,
     /// How often it was called.
     pub calls: u64,

@@ -6,6 +6,7 @@ use super::advice;
 use super::assertions::blindness;
 use super::message::Failure;
 use super::record::{Account, Record, Statement};
+use crate::escape::Escaped;
 
 /// The same work, measured at several sizes of its data.
 ///
@@ -90,7 +91,7 @@ impl Scaling {
             let executions = |account: &Account| executions(account, &statement.text);
             if larger.iter().any(|(_, account)| executions(account) > executions(base)) {
                 failure.push(
-                    format!("`{}`: {}", statement.text, self.counts(executions)),
+                    format!("`{}`: {}", Escaped(&statement.text), self.counts(executions)),
                     vec![advice::repeated(statement)],
                 );
             }

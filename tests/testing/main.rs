@@ -15,6 +15,7 @@ mod server;
 mod service;
 mod sight;
 mod snapshot;
+mod texts;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

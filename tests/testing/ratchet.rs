@@ -38,7 +38,7 @@ async fn suite() {
         Ok::<_, std::io::Error>(http::Response::new(String::new()))
     }));
     drop(service.oneshot(http::Request::new(())).await.unwrap());
-    let odd = "send \"all\"\tinvoices\r\nof 'ö' #[1] = \"\"\"";
+    let odd = "send \"all\"\tinvoices\u{202e}\r\nof 'ö' #[1] = \"\"\"";
     execute("SELECT 2", times).budgeted(odd, exempt).await.unwrap().unwrap();
     if times < 9 {
         async {}.budgeted("idle", Budget::new()).await.unwrap();

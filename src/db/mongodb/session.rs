@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::start::StartTransaction;
+use crate::escape::escaped;
 use crate::report::fields::HEALTH;
 
 /// A session whose transaction is rolled back when the work is cut; otherwise the driver's, to which it
@@ -196,7 +197,7 @@ fn say_that_it_may_stay_open(error: &(dyn Error + 'static)) {
     if !SAID.swap(true, Relaxed) {
         tracing::warn!(
             target: HEALTH,
-            error,
+            error = &*escaped(&error.to_string()),
             "a MongoDB transaction that was given up could not be ended: it keeps its locks until the server \
              does that by itself",
         );
