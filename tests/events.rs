@@ -17,7 +17,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, StreamBody};
 use request_budget::db::Query;
 use request_budget::http::{QueueTime, ResponseBody};
-use request_budget::report::{Attributes, Outcome, Report, Reporter, fields};
+use request_budget::report::{Attributes, Name, Outcome, Report, Reporter, fields};
 use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt, Limit, Violation};
 use tower::{Layer, ServiceExt};
 use tracing::field::{Field, Visit};
@@ -548,4 +548,40 @@ async fn a_storm_of_violations_is_counted_and_not_said() {
     violate("storm", Limit::soft).await;
     assert_eq!(said(12), [Some(Value::Number(990)), None]);
     assert_eq!(events.usages().len(), 1_004, "every usage is said");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_for_each_job_makes_no_violation_of_others_vanish() {
+    let (events, _guard) = Events::listen(LevelFilter::WARN);
+    let violate = async |name: Name| {
+        let work = async { async {}.external("payments").await.is_ok() };
+        work.budgeted(name, Budget::new().external_calls(0)).await.unwrap();
+    };
+    let made = |name: &str| Name::from(name.to_owned());
+    violate(made("nightly")).await;
+    for job in 0..100_000 {
+        violate(Name::from(format!("job {job}"))).await;
+    }
+    let flood = events.violations().len();
+    assert!(flood < 2_000, "{flood}");
+    let [health] = <[Seen; 1]>::try_from(events.health()).unwrap();
+    assert_eq!((health.level, &health.fields[fields::LEFT_OUT]), (Level::WARN, &1.into()));
+
+    // Of those that are known, or part of the program, each is emitted as often as without the flood.
+    for _ in 0..20 {
+        violate("checkout".into()).await;
+        violate(made("nightly")).await;
+    }
+    tokio::time::advance(ms(1_000)).await;
+    violate("checkout".into()).await;
+    violate(made("nightly")).await;
+    let named = |name: &str| {
+        let seen = events.violations().into_iter();
+        let named = seen.filter(|seen| seen.fields[fields::WORK] == name.into());
+        named.map(|seen| seen.fields.get(fields::LEFT_OUT).cloned()).collect::<Vec<_>>()
+    };
+    let left_out = |n: u64| [vec![None; 10], vec![Some(n.into())]].concat();
+    assert_eq!(named("checkout"), left_out(10));
+    assert_eq!(named("nightly"), left_out(11), "one was before the flood");
+    assert_eq!(events.violations().len(), flood + 10 + 9 + 2);
 }

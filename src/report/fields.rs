@@ -50,7 +50,8 @@ pub const GROWN: &str = "grown";
 /// How many runs that were.
 pub const RUNS: &str = "runs";
 /// How many violations of the same work, resource and severity were left out since the last event that said
-/// one; absent if none was. See [`limit_events`](super::limit_events).
+/// one; absent if none was. In events of [`HEALTH`], how many of what the event is about. See
+/// [`limit_events`](super::limit_events).
 pub const LEFT_OUT: &str = "left_out";
 /// How the work ended: "ok", "error", "cut", "panicked" or "cancelled".
 pub const OUTCOME: &str = "outcome";

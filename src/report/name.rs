@@ -85,6 +85,11 @@ impl Name {
         }
     }
 
+    /// Whether it was made at run time, so that there may be any number of such names.
+    pub(super) fn is_made(&self) -> bool {
+        matches!(self.0, Repr::Shared(_))
+    }
+
     /// A request on a route.
     #[cfg(feature = "axum")]
     pub(crate) const fn route(verb: Verb, path: axum::extract::MatchedPath) -> Self {

@@ -1,11 +1,13 @@
-//! How many violations are said: a storm of them must not become a flood of events.
+//! How many violations are emitted: a storm of them must not become a flood of events.
 
 use std::fmt::Write;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Name;
+use super::fields::{HEALTH, LEFT_OUT};
+use super::seldom::Seldom;
 use crate::key::TextHash;
 use crate::resource::Resource;
 use crate::time::Instant;
@@ -19,7 +21,15 @@ use crate::violation::Severity;
 /// [`left_out`](super::fields::LEFT_OUT). A [`Reporter`](super::Reporter) is told of every violation, and
 /// every [`Report`](super::Report) and usage event counts it.
 ///
-/// With `u32::MAX` all are said. With 0 none is.
+/// With `u32::MAX` all are emitted. With 0 none is.
+///
+/// # Names without bound
+///
+/// About a thousand kinds of violation have a rate of their own at a time, and as many again of work
+/// whose name was made at run time, a `String`. So a name per job or path never costs a route, or a name
+/// that is part of the program, its place; nor a `String` that was known before, or that comes again.
+/// The first violations of all others share one rate. How many of these are left out is in an event, at
+/// WARN with the target [`HEALTH`](super::fields::HEALTH), once a minute.
 ///
 /// # Examples
 ///
@@ -32,12 +42,28 @@ pub fn limit_events(per_second: u32) {
 
 static MOST: AtomicU32 = AtomicU32::new(10);
 
-/// Whether a violation may be said now, and how many of its kind were not said since the last one that was.
+/// Kinds of violation of work whose name is part of the program: boundedly many.
+static FIXED: Rates = Rates::new();
+/// Of work whose name was made at run time: there may be one for each job, or path.
+static MADE: Rates = Rates::new();
+
+/// Whether a violation may be emitted now, and how many of its kind were not since the last one that was.
 pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Option<u64> {
     let mut hash = TextHash::new();
     // Writing to a hasher cannot fail.
     let _ = write!(hash, "{name} {resource} {severity:?}");
-    RATES.admit(hash.finish().max(1), second(), MOST.load(Relaxed))
+    let rates = if name.is_made() { &MADE } else { &FIXED };
+    let most = MOST.load(Relaxed);
+    match rates.admit(hash.finish().max(1), second(), most) {
+        Ok(left_out) => Some(left_out),
+        Err(Untold::Known) => None,
+        Err(Untold::Stranger) => {
+            if most > 0 {
+                rates.emit_strangers();
+            }
+            None
+        }
+    }
 }
 
 /// The current second, by the clock of the runtime; all that counts is whether it is the same one.
@@ -53,99 +79,282 @@ pub(super) fn second() -> u32 {
     }
 }
 
-static RATES: Rates = Rates::new();
-
 /// One rate a kind of violation, in a table of a fixed size.
 ///
-/// Kinds that find no place of their own share one with others, and are said less often for it.
+/// A kind takes a free place in its window, or one that was not used for long. Where there is none it is
+/// a stranger, and strangers share one rate; one that comes again takes the place of a kind that
+/// has come only once. So ever new kinds never take the place of those that come again.
 struct Rates {
     places: [Rate; Self::PLACES],
+    strangers: Rate,
+    /// Fingerprints of the strangers that came last.
+    seen: [AtomicU32; Self::SEEN],
+    /// Held while a place is taken, so that no kind gets two.
+    taking: Mutex<()>,
+    emitted: Seldom,
 }
 
 struct Rate {
     /// The kind of violation; 0 while the place is free.
     kind: AtomicU64,
-    /// In one word a second, and how many were said in it.
-    said: AtomicU64,
+    /// In one word a second, and how many were emitted in it.
+    emitted: AtomicU64,
     left_out: AtomicU64,
+    /// It has come more than once.
+    comes_again: AtomicBool,
+}
+
+/// A violation that is not emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Untold {
+    /// The next of its kind says so.
+    Known,
+    /// Its kind has no place.
+    Stranger,
 }
 
 impl Rates {
     /// A power of two.
-    const PLACES: usize = 512;
+    const PLACES: usize = 1024;
     const PROBES: usize = 8;
+    /// A power of two.
+    const SEEN: usize = 4096;
 
     const fn new() -> Self {
-        Self { places: [const { Rate::new() }; Self::PLACES] }
-    }
-
-    fn admit(&self, kind: u64, second: u32, most: u32) -> Option<u64> {
-        let rate = self.rate(kind);
-        let one_more = |said: u64| {
-            let so_far =
-                if said >> 32 == u64::from(second) { said & u64::from(u32::MAX) } else { 0 };
-            let may_be_said = so_far < u64::from(most);
-            may_be_said.then(|| u64::from(second) << 32 | so_far.saturating_add(1))
-        };
-        if rate.said.fetch_update(Relaxed, Relaxed, one_more).is_ok() {
-            return Some(rate.left_out.swap(0, Relaxed));
+        Self {
+            places: [const { Rate::new() }; Self::PLACES],
+            strangers: Rate::new(),
+            seen: [const { AtomicU32::new(0) }; Self::SEEN],
+            taking: Mutex::new(()),
+            emitted: Seldom::new(),
         }
-        rate.left_out.fetch_add(1, Relaxed);
-        None
     }
 
-    /// The place of this kind, taken now if need be.
-    fn rate(&self, kind: u64) -> &Rate {
+    fn admit(&self, kind: u64, second: u32, most: u32) -> Result<u64, Untold> {
+        match self.rate(kind, second) {
+            Some(rate) if rate.admit(second, most) => Ok(rate.left_out.swap(0, Relaxed)),
+            Some(rate) => {
+                rate.left_out.fetch_add(1, Relaxed);
+                Err(Untold::Known)
+            }
+            // What was left out is of other kinds than this one.
+            None if self.strangers.admit(second, most) => Ok(0),
+            None => {
+                self.strangers.left_out.fetch_add(1, Relaxed);
+                Err(Untold::Stranger)
+            }
+        }
+    }
+
+    /// The rate of this kind, whose place is taken now if need be; none for a stranger.
+    fn rate(&self, kind: u64, second: u32) -> Option<&Rate> {
+        if let Some(own) = self.find(kind) {
+            // Mostly it is set: looking is cheaper than a store.
+            if !own.comes_again.load(Relaxed) {
+                own.comes_again.store(true, Relaxed);
+            }
+            return Some(own);
+        }
+        let comes_again = self.note_seen(kind);
+        let yields = |place: &&Rate| place.yields(second, comes_again);
+        // In a flood of strangers there is mostly no place: nobody waits for the lock to find that out.
+        self.window(kind).find(yields)?;
+        // No access panics midway.
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken_meanwhile) = self.find(kind) {
+            return Some(taken_meanwhile);
+        }
+        let place = self.window(kind).filter(yields).max_by_key(|place| place.age(second))?;
+        let left_out = place.left_out.swap(0, Relaxed);
+        self.strangers.left_out.fetch_add(left_out, Relaxed);
+        // Whoever still counts there for the kind before is off by a few, once.
+        place.emitted.store(u64::from(second) << 32, Relaxed);
+        place.comes_again.store(comes_again, Relaxed);
+        let before = place.kind.swap(kind, Relaxed);
+        if before != 0 {
+            self.note_seen(before);
+        }
+        Some(place)
+    }
+
+    fn find(&self, kind: u64) -> Option<&Rate> {
+        self.window(kind).find(|place| place.kind.load(Relaxed) == kind)
+    }
+
+    fn window(&self, kind: u64) -> impl Iterator<Item = &Rate> {
         let mask = Self::PLACES.wrapping_sub(1) as u64;
-        let first = usize::try_from(kind & mask).unwrap_or(0);
-        let mut places = self.places.iter().cycle().skip(first).take(Self::PROBES);
-        let is_its_own = |place: &&Rate| {
-            let taken = place.kind.compare_exchange(0, kind, Relaxed, Relaxed);
-            taken.is_ok() || taken == Err(kind)
-        };
-        places.find(is_its_own).unwrap_or(&self.places[first])
+        // Truncation is harmless: the mask is smaller than any `usize`.
+        let at = move |step: u64| (kind.wrapping_add(step) & mask) as usize;
+        (0..Self::PROBES as u64).map(move |step| &self.places[at(step)])
+    }
+
+    /// Notes that a stranger came; whether it is one of those that came last.
+    fn note_seen(&self, kind: u64) -> bool {
+        let mask = Self::SEEN.wrapping_sub(1) as u64;
+        // Other bits of the hash than those that choose the window, and those, choose the slot.
+        let (slot, fingerprint) = ((kind >> 20) & mask, (kind >> 32) as u32 | 1);
+        self.seen[slot as usize].swap(fingerprint, Relaxed) == fingerprint
+    }
+
+    /// Says in an event, once in a while, how many violations of strangers were left out.
+    #[cold]
+    fn emit_strangers(&self) {
+        if self.emitted.admit().is_some() {
+            let left_out = self.strangers.left_out.swap(0, Relaxed);
+            tracing::event!(
+                target: HEALTH,
+                tracing::Level::WARN,
+                { LEFT_OUT } = left_out,
+                "more names of work violate their budgets than are told apart, so violations of some \
+                 are left out: name work by its kind or its route, not by a path or an id",
+            );
+        }
     }
 }
 
 impl Rate {
     const fn new() -> Self {
-        Self { kind: AtomicU64::new(0), said: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+        Self {
+            kind: AtomicU64::new(0),
+            emitted: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+            comes_again: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether one more may be emitted in this second.
+    fn admit(&self, second: u32, most: u32) -> bool {
+        let one_more = |emitted: u64| {
+            let is_same = emitted >> 32 == u64::from(second);
+            let so_far = if is_same { emitted & u64::from(u32::MAX) } else { 0 };
+            let is_allowed = so_far < u64::from(most);
+            is_allowed.then(|| u64::from(second) << 32 | so_far.saturating_add(1))
+        };
+        self.emitted.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Whether a stranger may take this place, one that comes again or not.
+    fn yields(&self, second: u32, to_one_that_comes_again: bool) -> bool {
+        const MINUTE: u32 = 60;
+        let patience = match (to_one_that_comes_again, self.comes_again.load(Relaxed)) {
+            (true, false) => 0,
+            (true, true) | (false, false) => MINUTE,
+            (false, true) => 10 * MINUTE,
+        };
+        self.age(second) >= patience
+    }
+
+    /// For how many seconds nothing of its kind was emitted; most for a free place.
+    fn age(&self, second: u32) -> u32 {
+        if self.kind.load(Relaxed) == 0 {
+            return u32::MAX;
+        }
+        // The paused clock of another runtime may be behind.
+        let last = self.emitted.load(Relaxed) >> 32;
+        second.abs_diff(u32::try_from(last).unwrap_or(u32::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Untold::{Known, Stranger};
     use super::*;
+    use crate::key::Key;
+
+    const PLACES: u64 = Rates::PLACES as u64;
+
+    /// A kind as they are, a hash.
+    fn kind(n: u64) -> u64 {
+        Key::of(&n.to_string()).raw()
+    }
+
+    /// How many of these are emitted in a second, one a kind and second at most.
+    fn emitted(rates: &Rates, second: u32, kinds: impl IntoIterator<Item = u64>) -> u64 {
+        let emitted = |n: &u64| rates.admit(kind(*n), second, 1).is_ok();
+        kinds.into_iter().filter(emitted).count() as u64
+    }
 
     #[test]
-    fn what_is_left_out_is_counted_with_the_next_that_is_said() {
+    fn what_is_left_out_is_counted_with_the_next_that_is_emitted() {
         let rates = Rates::new();
         let admit = |second| rates.admit(7, second, 2);
-        assert_eq!([admit(5), admit(5), admit(5), admit(5)], [Some(0), Some(0), None, None]);
-        assert_eq!([admit(6), admit(6), admit(6)], [Some(2), Some(0), None]);
+        assert_eq!(
+            [admit(5), admit(5), admit(5), admit(5)],
+            [Ok(0), Ok(0), Err(Known), Err(Known)]
+        );
+        assert_eq!([admit(6), admit(6), admit(6)], [Ok(2), Ok(0), Err(Known)]);
         // A paused clock of another runtime may be behind.
-        assert_eq!(admit(4), Some(1));
-        assert_eq!(rates.admit(7, 9, 0), None);
+        assert_eq!(admit(4), Ok(1));
+        assert_eq!(rates.admit(7, 9, 0), Err(Known));
     }
 
     #[test]
     fn each_kind_has_its_own_rate() {
         let rates = Rates::new();
-        assert_eq!([rates.admit(1, 0, 1), rates.admit(1, 0, 1)], [Some(0), None]);
-        let same_place = 1 + Rates::PLACES as u64;
-        assert_eq!(rates.admit(same_place, 0, 1), Some(0));
+        assert_eq!([rates.admit(1, 0, 1), rates.admit(1, 0, 1)], [Ok(0), Err(Known)]);
+        let same_place = 1 + PLACES;
+        assert_eq!(rates.admit(same_place, 0, 1), Ok(0));
     }
 
     #[test]
     fn more_kinds_than_places_are_bounded_and_lose_nothing() {
         let rates = Rates::new();
-        let kinds = 1..=10_000_u64;
-        let all = kinds.clone().filter(|kind| rates.admit(*kind, 1, 1).is_some()).count();
-        assert_eq!(all, Rates::PLACES);
-        let left_out: u64 = kinds.filter_map(|kind| rates.admit(kind, 2, 1)).sum();
-        assert!(left_out > 0 && left_out <= 10_000);
-        let still: u64 = rates.places.iter().map(|place| place.left_out.load(Relaxed)).sum();
-        // Those of the first round, and of the second.
-        assert_eq!(left_out + still, 2 * (10_000 - Rates::PLACES as u64));
+        let (mut emitted, mut left_out) = (0, 0);
+        for second in [1, 2, 3, 100, 1_000] {
+            for n in 1..=10_000 {
+                if let Ok(before) = rates.admit(kind(n), second, 1) {
+                    (emitted, left_out) = (emitted + 1, left_out + before);
+                }
+            }
+        }
+        let places = rates.places.iter().chain([&rates.strangers]);
+        let still: u64 = places.map(|place| place.left_out.load(Relaxed)).sum();
+        assert_eq!(emitted + left_out + still, 5 * 10_000);
+        assert!(emitted <= 5 * (2 * PLACES + 1), "{emitted}");
+    }
+
+    #[test]
+    fn ever_new_kinds_are_bounded_and_cost_no_known_one_its_place() {
+        let rates = Rates::new();
+        // So few that each has a place, and that come but once a minute.
+        let known = || 0..PLACES / 4;
+        assert_eq!(emitted(&rates, 1, known()), PLACES / 4);
+        let strangers = |of: u64| of * 1_000_000..of * 1_000_000 + 100_000;
+        assert!(emitted(&rates, 1, strangers(1)) <= PLACES);
+        for minute in 1..=5_u32 {
+            let second = minute * 59;
+            assert_eq!(emitted(&rates, second, known()), PLACES / 4, "{second}");
+            let new = emitted(&rates, second, strangers(1 + u64::from(minute)));
+            assert!(new <= PLACES, "{new}");
+            assert_eq!(emitted(&rates, second, known()), 0, "each has its own rate");
+        }
+        for n in known() {
+            assert_eq!(rates.admit(kind(n), 300, 1), Ok(1), "what was left out at 295");
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_comes_again_has_a_place() {
+        let rates = Rates::new();
+        emitted(&rates, 1, 1..100_000);
+        let late = kind(0);
+        assert_eq!([rates.admit(late, 1, 1), rates.admit(late, 1, 1)], [Err(Stranger), Ok(0)]);
+        emitted(&rates, 1, 100_000..200_000);
+        assert_eq!([rates.admit(late, 1, 1), rates.admit(late, 2, 1)], [Err(Known), Ok(1)]);
+    }
+
+    #[test]
+    fn kinds_that_come_twice_and_never_again_are_bounded_as_well() {
+        let rates = Rates::new();
+        let twice = |from: u64| (from..from + 100_000).flat_map(|n| [n, n]);
+        let known = || 0..PLACES / 4;
+        emitted(&rates, 1, known().chain(known()));
+        // A place for each that comes first, and for each that comes again.
+        let most = 2 * PLACES + 1;
+        let first = emitted(&rates, 1, twice(1_000));
+        assert!(first <= most, "{first}");
+        let second = emitted(&rates, 2, known().chain(twice(200_000)));
+        assert!(second <= PLACES / 4 + 1, "{second}");
+        assert_eq!(emitted(&rates, 3, known()), PLACES / 4);
     }
 }
