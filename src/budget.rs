@@ -11,6 +11,7 @@ use crate::limit::Limit;
 use crate::resource::{Amount, Resource};
 use crate::scope;
 use crate::time::nanos;
+use crate::violation::Line;
 
 /// The limits for one unit of work: an HTTP request or a background task.
 ///
@@ -63,6 +64,48 @@ impl Budget {
     /// Executions of one and the same statement text (an N+1); soft by default.
     pub fn repeated_queries(self, limit: impl Into<Limit<u64>>) -> Self {
         self.count(Resource::RepeatedQueries, limit)
+    }
+
+    /// Another limit for one statement, lower or higher than
+    /// [`repeated_queries`](Self::repeated_queries), which holds for all others; soft by default.
+    ///
+    /// For a statement that is right to be repeated: a tick of a queue, an insert for each line of a file. It
+    /// is known by its text, exactly as the program gives it, on whatever database. `u64::MAX` allows it
+    /// any number of times. [`Usage::repeated_queries`](crate::Usage::repeated_queries) counts
+    /// it as all others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use request_budget::{Budget, BudgetExt, Limit, db::Query};
+    ///
+    /// const TICK: &str = "UPDATE jobs SET seen = now() WHERE id = $1";
+    ///
+    /// let budget = Budget::new().repeated_queries(Limit::hard(1)).repeated_queries_for(TICK, 100);
+    /// let work = async {
+    ///     for _ in 0..100 {
+    ///         Query::start(TICK).unwrap();
+    ///     }
+    ///     Query::start("SELECT name FROM users WHERE id = $1").unwrap();
+    ///     Query::start("SELECT name FROM users WHERE id = $1").unwrap_err();
+    /// };
+    /// assert!(work.budgeted("import", budget).await.is_err());
+    /// # }
+    /// ```
+    pub fn repeated_queries_for(
+        mut self,
+        statement: impl Into<Cow<'static, str>>,
+        limit: impl Into<Limit<u64>>,
+    ) -> Self {
+        let text = statement.into();
+        let key = Key::of(&text);
+        let limit = limit.into().resolve(Resource::RepeatedQueries.is_hard_by_default());
+        let bounds = Bounds::new(limit.soft_value(), limit.hard_value());
+        let limits = Arc::make_mut(self.limits.get_or_insert_default());
+        limits.repetitions.retain(|other| other.key != key);
+        limits.repetitions.push(Repetitions { text, key, bounds });
+        self
     }
 
     /// Statements that change data or schema; soft by default.
@@ -309,12 +352,16 @@ impl Budget {
         assert!(!reason.trim().is_empty(), "an exemption needs a reason: the address of an issue");
         let new = limits.limits();
         let own = Arc::make_mut(self.limits.get_or_insert_default());
-        let mut limits_any = !new.external_timeouts.is_empty();
-        for &resource in Resource::ALL.iter().filter(|resource| new.names(**resource)) {
-            own.bounds[resource.index()] = new.bounds[resource.index()];
+        let mut limits_any = !new.external_timeouts.is_empty() || !new.repetitions.is_empty();
+        for (own, new) in own.bounds.iter_mut().zip(new.bounds).filter(|(_, new)| new.is_any()) {
+            *own = new;
             limits_any = true;
         }
         assert!(limits_any, "an exemption needs a new limit");
+        for statement in &new.repetitions {
+            own.repetitions.retain(|other| other.key != statement.key);
+            own.repetitions.push(statement.clone());
+        }
         for timeout in &new.external_timeouts {
             own.external_timeouts.retain(|other| other.key != timeout.key);
             own.external_timeouts.push(timeout.clone());
@@ -406,8 +453,7 @@ impl Budget {
 
     fn set(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
         let limits = Arc::make_mut(self.limits.get_or_insert_default());
-        let bounds = Bounds { soft: soft.unwrap_or(NONE), hard: hard.unwrap_or(NONE) };
-        limits.bounds[resource.index()] = bounds;
+        limits.bounds[resource.index()] = Bounds::new(soft, hard);
         self
     }
 }
@@ -418,6 +464,11 @@ impl fmt::Display for Budget {
         let limits = self.limits();
         let named = |&resource: &Resource| Some(format!("{resource} {}", self.limit(resource)?));
         let mut all: Vec<_> = Resource::ALL.iter().filter_map(named).collect();
+        for statement in &limits.repetitions {
+            let limit = statement.bounds.as_limit();
+            let limit = limit.map_or_else(|| String::from("any"), |limit| limit.to_string());
+            all.push(format!("repeated_queries of `{}` {limit}", Line(&statement.text)));
+        }
         for NamedTimeout { name, nanos, .. } in &limits.external_timeouts {
             let timeout = Resource::ExternalTimeout.amount(*nanos);
             all.push(format!("external_timeout of {name:?} {timeout} (hard)"));
@@ -446,6 +497,9 @@ impl fmt::Debug for Budget {
         if self.limits().end_at_headers {
             all.field("until_headers", &true);
         }
+        for Repetitions { text, bounds, .. } in &self.limits().repetitions {
+            all.field(&format!("repeated_queries_for({text:?})"), &bounds.as_limit());
+        }
         for NamedTimeout { name, nanos, .. } in &self.limits().external_timeouts {
             all.field(&format!("external_timeout_for({name:?})"), &Duration::from_nanos(*nanos));
         }
@@ -472,6 +526,8 @@ pub(crate) struct Limits {
     pub(crate) is_caller_s_time: bool,
     /// How long work that has been ended may go on for the sake of MongoDB commands under way.
     pub(crate) grace: Duration,
+    /// In place of the general limit on repetitions, for one statement.
+    repetitions: Vec<Repetitions>,
     /// In place of the general timeout, for calls of one name.
     external_timeouts: Vec<NamedTimeout>,
     /// Why these are not the usual limits.
@@ -480,9 +536,33 @@ pub(crate) struct Limits {
 
 /// The limits on one resource, which are asked for together.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Bounds {
-    soft: u64,
-    hard: u64,
+pub(crate) struct Bounds {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// The limits on the executions of one statement.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Repetitions {
+    pub(crate) text: Cow<'static, str>,
+    key: Key,
+    pub(crate) bounds: Bounds,
+}
+
+impl Bounds {
+    fn new(soft: Option<u64>, hard: Option<u64>) -> Self {
+        Self { soft: soft.unwrap_or(NONE), hard: hard.unwrap_or(NONE) }
+    }
+
+    /// Whether there is one.
+    fn is_any(self) -> bool {
+        self.soft != NONE || self.hard != NONE
+    }
+
+    fn as_limit(self) -> Option<Limit<u64>> {
+        let value = |raw: u64| (raw != NONE).then_some(raw);
+        Limit::from_values(value(self.soft), value(self.hard))
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -498,9 +578,14 @@ impl Limits {
         end_at_headers: false,
         is_caller_s_time: false,
         grace: Duration::from_secs(5),
+        repetitions: Vec::new(),
         external_timeouts: Vec::new(),
         exemption: None,
     };
+
+    pub(crate) fn on(&self, resource: Resource) -> Bounds {
+        self.bounds[resource.index()]
+    }
 
     pub(crate) fn soft(&self, resource: Resource) -> u64 {
         self.bounds[resource.index()].soft
@@ -508,6 +593,26 @@ impl Limits {
 
     pub(crate) fn hard(&self, resource: Resource) -> u64 {
         self.bounds[resource.index()].hard
+    }
+
+    /// The limits on the executions of one statement.
+    pub(crate) fn on_repetitions(&self, statement: Key) -> Bounds {
+        // Of the same text on any database.
+        let is_it = |other: &&Repetitions| other.key.raw() == statement.raw();
+        let named = self.repetitions.iter().find(is_it);
+        named.map_or(self.bounds[Resource::RepeatedQueries.index()], |named| named.bounds)
+    }
+
+    /// The statements that have limits of their own on their executions.
+    #[cfg(feature = "testing")]
+    pub(crate) fn repetitions(&self) -> &[Repetitions] {
+        &self.repetitions
+    }
+
+    /// Whether there is a hard limit on the executions of any statement.
+    pub(crate) fn hard_limits_repetitions(&self) -> bool {
+        let is_hard = |named: &Repetitions| named.bounds.hard != NONE;
+        self.hard_limits(Resource::RepeatedQueries) || self.repetitions.iter().any(is_hard)
     }
 
     /// The hard limit as a duration, where there is one.
@@ -535,7 +640,8 @@ impl Limits {
 
     /// Whether there is any limit on this resource.
     pub(crate) fn names(&self, resource: Resource) -> bool {
-        self.soft(resource) != NONE || self.hard(resource) != NONE
+        let of_one = resource == Resource::RepeatedQueries && !self.repetitions.is_empty();
+        self.bounds[resource.index()].is_any() || of_one
     }
 }
 
@@ -576,6 +682,33 @@ mod tests {
             .exempt("issue 8", wider.clone());
         let timeout = |budget: &Budget| budget.limits().external_timeout(Key::of("mail"));
         assert_eq!(timeout(&exempt), timeout(&wider));
+    }
+
+    #[test]
+    fn one_statement_has_a_limit_of_its_own() {
+        let budget = Budget::new()
+            .repeated_queries(5)
+            .repeated_queries_for("SELECT 1", 1)
+            .repeated_queries_for("SELECT 1", Limit::soft(7).and_hard(70))
+            .repeated_queries_for("SELECT 'a\n b'", u64::MAX);
+        let printed = "repeated_queries 5, repeated_queries of `SELECT 1` 7 (70 hard), \
+                       repeated_queries of `SELECT 'a b'` any";
+        assert_eq!(budget.to_string(), printed);
+        let on = |budget: &Budget, text| {
+            let bounds = budget.limits().on_repetitions(Key::of(text));
+            (bounds.soft, bounds.hard)
+        };
+        assert_eq!(on(&budget, "SELECT 1"), (7, 70));
+        assert_eq!(on(&budget, "SELECT 2"), (5, NONE));
+        assert_eq!(on(&budget, "SELECT 'a\n b'"), (NONE, NONE));
+        assert!(!Budget::new().repeated_queries(5).limits().hard_limits_repetitions());
+        assert!(budget.limits().hard_limits_repetitions());
+
+        let exempt = budget.exempt("issue 7", Budget::new().repeated_queries_for("SELECT 1", 9));
+        assert_eq!((on(&exempt, "SELECT 1"), on(&exempt, "SELECT 2")), ((9, NONE), (5, NONE)));
+        let alone = Budget::new().repeated_queries_for("SELECT 1", 9);
+        assert!(alone.limits().names(Resource::RepeatedQueries));
+        assert_eq!(alone.limit(Resource::RepeatedQueries), None);
     }
 
     #[test]

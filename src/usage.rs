@@ -31,7 +31,8 @@ use crate::scope;
 pub struct Usage {
     /// Statement executions that reached a driver, failed and cancelled ones too.
     pub queries: u64,
-    /// How often the statement that ran most often was executed.
+    /// How often the statement that ran most often was executed; also where that has a
+    /// [limit of its own](crate::Budget::repeated_queries_for).
     pub repeated_queries: u64,
     /// Statements that change data or schema, by their first words.
     pub writes: u64,

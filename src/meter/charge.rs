@@ -34,7 +34,7 @@ impl Meter {
 
     fn take_statement_here(&self, key: Key, text: &str) -> Result<(), Cut> {
         self.take_here(Resource::Queries, Suspect::TopStatement)?;
-        let most = self.limits().hard(Resource::RepeatedQueries);
+        let most = self.limits().on_repetitions(key).hard;
         if self.limits_repetitions() && self.statements.take(key, text, most).is_none() {
             self.give_back(Resource::Queries);
             return Err(self.refuse(Resource::RepeatedQueries, Suspect::Statement(key)));
@@ -84,7 +84,7 @@ impl Meter {
 
     /// Whether repetitions are counted before a statement is sent, since one may be too many.
     fn limits_repetitions(&self) -> bool {
-        self.limits().hard_limits(Resource::RepeatedQueries)
+        self.limits().hard_limits_repetitions()
     }
 
     /// Counts one more of a resource here and in all that this work runs inside; or nowhere, if a hard
@@ -134,7 +134,7 @@ impl Meter {
         self.refused.store(true, Relaxed);
         self.rare().refusals.fetch_add(1, Relaxed);
         if self.cut().is_none() {
-            let limit = self.limits().hard(resource);
+            let limit = self.bounds(resource, suspect).hard;
             self.cross_hard(resource, limit.saturating_add(1), limit, suspect);
         }
         self.cut().expect("a hard limit that was crossed cuts").clone()

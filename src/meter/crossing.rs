@@ -7,6 +7,7 @@ use super::flags::Flags;
 use super::recording::current_span;
 use super::table::Counted;
 use super::{Meter, Suspect};
+use crate::budget::Bounds;
 use crate::error::Cut;
 use crate::memory;
 use crate::report;
@@ -15,16 +16,27 @@ use crate::violation::{Cause, Severity, Violation};
 
 impl Meter {
     pub(super) fn check(&self, resource: Resource, observed: u64, suspect: Suspect) {
-        let limits = self.limits();
-        if observed > limits.soft(resource) || observed > limits.hard(resource) {
+        let bounds = self.bounds(resource, suspect);
+        if observed > bounds.soft || observed > bounds.hard {
             self.cross(resource, observed, suspect);
+        }
+    }
+
+    /// The limits on a resource; on repetitions those of the statement that is repeated.
+    #[inline]
+    pub(super) fn bounds(&self, resource: Resource, suspect: Suspect) -> Bounds {
+        match (resource, suspect) {
+            (Resource::RepeatedQueries, Suspect::Statement(key)) => {
+                self.limits().on_repetitions(key)
+            }
+            _ => self.limits().on(resource),
         }
     }
 
     /// Reports the crossing of the limits that this is more than.
     #[cold]
     fn cross(&self, resource: Resource, observed: u64, suspect: Suspect) {
-        match self.limits().hard(resource) {
+        match self.bounds(resource, suspect).hard {
             hard if observed > hard => self.cross_hard(resource, observed, hard, suspect),
             _ => self.cross_soft(resource, observed, suspect),
         }
@@ -44,7 +56,7 @@ impl Meter {
     /// Reports that a soft limit was crossed.
     #[cold]
     pub(super) fn cross_soft(&self, resource: Resource, observed: u64, suspect: Suspect) {
-        let limit = self.limits().soft(resource);
+        let limit = self.bounds(resource, suspect).soft;
         self.cross_once(resource, Severity::Soft, observed, limit, suspect);
     }
 

@@ -23,7 +23,7 @@ const MOST: usize = 3;
 pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
     let slowest = || account.statements.iter().max_by_key(|statement| statement.longest);
     match resource {
-        Resource::Queries | Resource::RepeatedQueries => queries(account),
+        Resource::Queries => queries(account, account.all_statements()),
         Resource::QueryTime | Resource::SlowQuery => {
             let explain = |slow: &Statement| {
                 format!("see how the database executes `{}`: EXPLAIN ANALYZE", Line(&slow.text))
@@ -69,8 +69,12 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
     }
 }
 
-fn queries(account: &Account) -> Vec<String> {
-    let mut all: Vec<_> = account.all_statements().filter(|s| s.repetitions > 1).collect();
+/// What to do about these statements, of which some are executed again and again.
+pub(super) fn queries<'a>(
+    account: &Account,
+    statements: impl Iterator<Item = &'a Statement>,
+) -> Vec<String> {
+    let mut all: Vec<_> = statements.filter(|statement| statement.repetitions > 1).collect();
     all.sort_by_key(|statement| std::cmp::Reverse(statement.executions));
     if all.is_empty() && account.queries() > 1 {
         return vec![

@@ -5,8 +5,8 @@ use std::panic::Location;
 use super::advice;
 use super::message::{self, Failure};
 use super::record::{Account, Record};
+use super::repetitions;
 use crate::budget::Budget;
-use crate::escape::Escaped;
 use crate::key::Key;
 use crate::report::unmeasured;
 use crate::resource::{Amount, Resource};
@@ -17,7 +17,8 @@ impl<T> Record<T> {
     ///
     /// Two limits are stricter here than in production. Statements that passed through no metered
     /// connection count as queries: they are there all the same. And statements that differ in nothing but their values
-    /// are the same: they count as repeated.
+    /// are the same: they count as repeated. Likewise a limit
+    /// [for one statement](crate::Budget::repeated_queries_for) holds for it with any values.
     ///
     /// # Panics
     ///
@@ -47,6 +48,10 @@ impl<T> Record<T> {
             );
         }
         for &resource in Resource::ALL.iter().filter(|resource| limits.names(**resource)) {
+            if resource == Resource::RepeatedQueries {
+                repetitions::check(&mut failure, account, limits);
+                continue;
+            }
             let limit = limits.soft(resource).min(limits.hard(resource));
             match observed(account, resource) {
                 Ok(observed) if observed > limit => {
@@ -95,29 +100,6 @@ impl<T> Record<T> {
                 false => Vec::new(),
             };
             failure.push(format!("{queries} {phrase}, expected {expected}: {by}"), advice);
-        }
-        failure.panic_unless_empty(account, "what it did", Location::caller());
-    }
-
-    /// Demands that no statement was executed more than once, whatever its values.
-    ///
-    /// # Panics
-    ///
-    /// As [`assert_queries`](Self::assert_queries).
-    #[track_caller]
-    pub fn assert_no_repeated_statements(&self) {
-        let account = self.account();
-        let mut failure = Failure::default();
-        failure.extend(blindness(account, "the test looks for repeated statements"));
-        for statement in account.all_statements().filter(|statement| statement.repetitions > 1) {
-            failure.push(
-                format!(
-                    "`{}` was executed {} times",
-                    Escaped(&statement.text),
-                    statement.repetitions
-                ),
-                vec![advice::repeated(statement)],
-            );
         }
         failure.panic_unless_empty(account, "what it did", Location::caller());
     }
@@ -219,7 +201,8 @@ fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
     let usage = &account.usage;
     Ok(match resource {
         Resource::Queries => account.queries(),
-        Resource::RepeatedQueries => account.repeated(),
+        // Each statement may have a limit of its own.
+        Resource::RepeatedQueries => 0,
         Resource::Writes => account.writes(),
         Resource::Rows => usage.rows,
         Resource::Transactions => usage.transactions,
@@ -244,7 +227,7 @@ fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
 }
 
 /// "21 queries, limit 20: 1 too many".
-fn over(resource: Resource, observed: u64, limit: u64) -> String {
+pub(super) fn over(resource: Resource, observed: u64, limit: u64) -> String {
     let much = if matches!(resource.amount(0), Amount::Count(_)) { "many" } else { "much" };
     let more = resource.amount(observed.saturating_sub(limit));
     let [observed, limit] = [observed, limit].map(|raw| resource.amount(raw));

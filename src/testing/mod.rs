@@ -185,6 +185,7 @@ mod message;
 mod observer;
 mod ratchet;
 mod record;
+mod repetitions;
 mod scaling;
 #[cfg(feature = "http")]
 mod server;

@@ -307,12 +307,6 @@ impl Account {
     pub(super) fn elsewhere(&self) -> u64 {
         self.elsewhere.iter().map(|statement| statement.executions).sum()
     }
-
-    /// How often the statement was repeated on one database that was repeated most often, values left aside.
-    pub(super) fn repeated(&self) -> u64 {
-        let most = self.all_statements().map(|statement| statement.repetitions).max();
-        most.unwrap_or_default().max(self.usage.repeated_queries)
-    }
 }
 
 impl Statement {

@@ -12,6 +12,7 @@ mod insistent;
 mod limits;
 mod macros;
 mod program;
+mod repetitions;
 mod retries;
 mod statement;
 mod time;

@@ -10,6 +10,7 @@ mod github;
 mod logging;
 mod messages;
 mod ratchet;
+mod repetitions;
 mod scaling;
 mod server;
 mod service;
