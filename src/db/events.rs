@@ -14,13 +14,13 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
-use super::query::UNATTRIBUTED;
 use super::witness::{self, Bypasses, Statement, TARGET};
 use crate::memory;
 use crate::meter::Meter;
 use crate::meter::observed::{Observation, ReportedBy};
 use crate::meter::recording;
 use crate::meter::table::By;
+use crate::report::elsewhere::count_unattributed;
 use crate::report::fields::HEALTH;
 use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
@@ -377,7 +377,7 @@ where
             meter.observe(&observation);
         }
         Some((None, false)) => {
-            UNATTRIBUTED.fetch_add(1, Relaxed);
+            count_unattributed();
         }
         None if is_metered => {}
         None => super::observed::observe(&executed.observation()),

@@ -1,11 +1,10 @@
 //! Statements that are counted after the fact.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::query::UNATTRIBUTED;
 use crate::meter::observed::{Observation, ReportedBy};
 use crate::meter::recording::{self, Kind};
+use crate::report::elsewhere::note_unattributed;
 use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
 
@@ -58,7 +57,7 @@ pub(super) fn observe(statement: &Observation<'_>) {
         Some(meter) if !meter.observe(statement) => return,
         Some(meter) => meter.record(Kind::Observed, Some(text)),
         None => {
-            UNATTRIBUTED.fetch_add(1, Relaxed);
+            note_unattributed();
             recording::record_elsewhere(Kind::Observed, Some(text))
         }
     };

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::begun::Begun;
@@ -11,12 +10,10 @@ use crate::error::Cut;
 use crate::meter::recording::{self, Kind, Recorded};
 use crate::meter::table::Key;
 use crate::meter::{Meter, Suspect};
+use crate::report::elsewhere::{note_unattributed, unattributed};
 use crate::report::unmeasured::statements_are_metered;
 use crate::resource::Resource;
 use crate::time::Instant;
-
-/// Statements executed where no unit of work was running.
-pub(super) static UNATTRIBUTED: AtomicU64 = AtomicU64::new(0);
 
 /// One execution of a statement, from [`start`](Self::start) until it is dropped.
 ///
@@ -97,7 +94,7 @@ impl Query {
             meter.take_statement(key, statement)?;
             meter.record(kind, Some(statement))
         } else {
-            UNATTRIBUTED.fetch_add(1, Relaxed);
+            note_unattributed();
             recording::record_elsewhere(kind, Some(statement))
         };
         recorded.set_database(key.database());
@@ -110,10 +107,11 @@ impl Query {
     /// How many statements this process has executed where no unit of work was running.
     ///
     /// They are in no report. Many of them mean that work escapes its budget: a task spawned without
-    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without a budget at all.
+    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without a budget at all. Where a budget
+    /// limits statements and all of its work's seem to be among them, an event at WARN tells so, once a name.
     #[must_use]
     pub fn unattributed() -> u64 {
-        UNATTRIBUTED.load(Relaxed)
+        unattributed()
     }
 
     /// Adds rows, documents or values that were handed to the caller.

@@ -27,6 +27,7 @@ use crate::attributes::Attributes;
 use crate::budget::{Budget, Limits, NONE};
 use crate::error::Cut;
 use crate::memory::{self, Delta};
+use crate::report::elsewhere::Strangers;
 use crate::report::{self, Name, Reporter};
 use crate::resource::Resource;
 use crate::scope;
@@ -65,6 +66,7 @@ pub(crate) struct Meter {
     /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
     queue_time: AtomicU64,
     name: Name,
+    strangers: Strangers,
     reporter: Option<Arc<dyn Reporter>>,
     /// Where events go that come up outside every span.
     span: Span,
@@ -129,6 +131,7 @@ impl Meter {
         Self {
             budget,
             name,
+            strangers: Strangers::now(),
             reporter,
             span: recording::current_span(),
             started: Instant::now(),
@@ -389,6 +392,9 @@ impl Meter {
         self.settle_commands();
         self.check(Resource::Retained, self.live.load(Relaxed), Suspect::Nobody);
         report::unmeasured::check(self.limits());
+        if self.used(Resource::Queries) == 0 {
+            self.strangers.check(self.limits(), &self.name);
+        }
     }
 
     /// How many limits were crossed.

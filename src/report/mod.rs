@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+pub(crate) mod elsewhere;
 mod events;
 pub mod fields;
 mod growth;

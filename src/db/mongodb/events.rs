@@ -13,11 +13,11 @@ use mongodb::event::command::CommandEvent;
 use mongodb::options::ServerAddress;
 
 use super::shape;
-use crate::db::query::UNATTRIBUTED;
 use crate::memory;
 use crate::meter::recording::{self, Kind};
 use crate::meter::table::{DatabaseId, Key};
 use crate::meter::{Meter, Suspect};
+use crate::report::elsewhere::{count_unattributed, note_task};
 use crate::resource::Resource;
 use crate::scope;
 use crate::time::nanos;
@@ -50,7 +50,7 @@ impl Connections {
         match event {
             CmapEvent::ConnectionCheckedOut(event) => {
                 let Some(meter) = scope::current() else {
-                    UNATTRIBUTED.fetch_add(1, Relaxed);
+                    count_unattributed();
                     recording::record_elsewhere(Kind::Shape, None);
                     return;
                 };
@@ -128,6 +128,9 @@ fn add_connection_wait(meter: &Meter, wait: Duration) {
     meter.add(Resource::ConnectionWait, nanos(wait), Suspect::Nobody);
 }
 
+/// What the driver sends by itself, in tasks of its own.
+const OF_DRIVER: [&str; 4] = ["abortTransaction", "endSessions", "killCursors", "killSessions"];
+
 /// The commands of one client.
 #[derive(Debug)]
 pub(super) struct Commands {
@@ -140,7 +143,14 @@ impl Commands {
     }
 
     pub(super) fn handle(&self, event: &CommandEvent) {
-        let Some(meter) = scope::current() else { return };
+        let Some(meter) = scope::current() else {
+            if let CommandEvent::Started(event) = event
+                && !OF_DRIVER.contains(&&*event.command_name)
+            {
+                note_task();
+            }
+            return;
+        };
         match event {
             CommandEvent::Started(event) => {
                 let text = memory::aside(|| shape::of(&event.command_name, &event.command));
