@@ -6,6 +6,7 @@ mod health;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
@@ -20,9 +21,11 @@ fn execute() {
     drop(Query::start("SELECT 1").expect("nothing is refused"));
 }
 
-async fn handler() -> &'static str {
-    execute();
-    tokio::task::yield_now().await;
+async fn three() -> &'static str {
+    for _ in 0..3 {
+        drop(Query::start("SELECT 1"));
+        tokio::task::yield_now().await;
+    }
     "done"
 }
 
@@ -30,10 +33,12 @@ async fn spawned(request: Request, next: Next) -> Response {
     tokio::spawn(next.run(request)).await.expect("it does not panic")
 }
 
-async fn ask(app: Router) {
+async fn ask(app: Router) -> StatusCode {
     let request = Request::get("/").body(Body::empty()).expect("it is a good request");
     let answer = app.oneshot(request).await.expect("routers do not fail");
+    let status = answer.status();
     to_bytes(answer.into_body(), 1_000).await.expect("it is all there");
+    status
 }
 
 /// Runs work of this name in a task of its own.
@@ -68,7 +73,7 @@ async fn tick(actor: mpsc::Sender<oneshot::Sender<()>>) {
 async fn work_whose_statements_run_elsewhere_is_reported_once_a_name() {
     let health = health::listen();
     let budget = Budget::new().queries(Limit::hard(2)).rows(9).total_time(Duration::MAX);
-    let routes = || Router::new().route("/", get(handler));
+    let routes = || Router::new().route("/", get(three));
     let layer = || BudgetLayer::new(budget.clone());
 
     // Tasks that were there before are those of others: older than the work's, or known by now.
@@ -87,7 +92,8 @@ async fn work_whose_statements_run_elsewhere_is_reported_once_a_name() {
     })
     .await;
     // What is carried along, in a unit of its own, beside statements of the work's own, or not limited.
-    ask(routes().layer(layer()).layer(from_fn(spawned))).await;
+    let cut = ask(routes().layer(layer()).layer(from_fn(spawned))).await;
+    assert_eq!(cut, StatusCode::SERVICE_UNAVAILABLE, "the layer is in the task that executes");
     run("carried", &budget, async { task::spawn(async { execute() }).await.expect("no panic") })
         .await;
     let unit = async { execute() }.budgeted("unit", Budget::new());
@@ -109,7 +115,8 @@ async fn work_whose_statements_run_elsewhere_is_reported_once_a_name() {
         (Level::WARN, names.to_owned(), text)
     };
     for _ in 0..2 {
-        ask(routes().layer(from_fn(spawned)).layer(layer())).await;
+        let status = ask(routes().layer(from_fn(spawned)).layer(layer())).await;
+        assert_eq!(status, StatusCode::OK, "nothing counts");
         assert_eq!(health.heard(), [said("queries, rows")]);
     }
     // Each name once, whoever counts the statements.

@@ -172,8 +172,13 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
         let none = "no request passed through the layer of the `Recorder`";
         return found(format!("{none}{meanwhile}"), advice::RECORD);
     }
-    if !took_part && elsewhere > 0 {
-        return found(format!("the work itself executed none{meanwhile}"), advice::CARRY);
+    if elsewhere > 0 {
+        // An N+1 in a task of its own is no less one beside a statement of the work's own.
+        let own = match took_part {
+            true => "the work itself may not have executed all",
+            false => "the work itself executed none",
+        };
+        return found(format!("{own}{meanwhile}"), advice::CARRY);
     }
     if let (false, n @ 1..) = (took_part, account.sight.carried) {
         let why =

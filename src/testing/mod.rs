@@ -84,8 +84,8 @@
 //!
 //! * when statements ran, but none of them through a metered pool or client,
 //! * when no metered pool or client exists in the process at all,
-//! * when the work executed none, while some that may be its own ran in other tasks of the same runtime: see
-//!   [what is suspected](#what-is-suspected),
+//! * when statements that may be the work's own ran in other tasks of the same runtime, whether it executed some
+//!   itself or not: see [what is suspected](#what-is-suspected),
 //! * when it executed none, while tasks that it has carried along were still running,
 //! * when no request of a client that a `Recorder` measures came to its layer.
 //!
