@@ -180,9 +180,14 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
         };
         return found(format!("{own}{meanwhile}"), advice::CARRY);
     }
-    if let (false, n @ 1..) = (took_part, account.sight.carried) {
-        let why =
-            format!("it executed none by its end, with {} still running", message::carried(n));
+    if let n @ 1.. = account.sight.carried {
+        let tasks = message::carried(n);
+        let why = match took_part {
+            false => format!("it executed none by its end, with {tasks} still running"),
+            true => {
+                format!("{tasks} {} still running at its end", if n == 1 { "was" } else { "were" })
+            }
+        };
         return found(why, advice::WAIT);
     }
     match account.sight.unseen.filter(|_| !took_part) {

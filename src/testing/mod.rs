@@ -86,7 +86,7 @@
 //! * when no metered pool or client exists in the process at all,
 //! * when statements that may be the work's own ran in other tasks of the same runtime, whether it executed some
 //!   itself or not: see [what is suspected](#what-is-suspected),
-//! * when it executed none, while tasks that it has carried along were still running,
+//! * when tasks that it has carried along were still running at its end,
 //! * when no request of a client that a `Recorder` measures came to its layer.
 //!
 //! Statements on plain pools of sqlx are seen while work is measured, with their places, and

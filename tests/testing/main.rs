@@ -17,6 +17,7 @@ mod service;
 mod sight;
 mod snapshot;
 mod texts;
+mod wirings;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
