@@ -1,5 +1,6 @@
 //! Runs work and records what it does. What is called from here is the measured work: its places end here.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,10 +45,14 @@ use crate::scope::{self, InCurrentBudget};
 /// record.into_output()?;
 /// # Ok(()) }
 /// ```
-pub async fn measure<F: Future>(future: F) -> Record<F::Output> {
-    let measurement = Measurement::start();
-    let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
-    measurement.end(output, None)
+#[track_caller]
+pub fn measure<F: Future>(future: F) -> impl Future<Output = Record<F::Output>> {
+    let here = Location::caller();
+    async move {
+        let measurement = Measurement::start(here);
+        let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
+        measurement.end(output, None)
+    }
 }
 
 /// A measurement that is running.
@@ -56,10 +61,11 @@ pub(super) struct Measurement {
     pub(super) meter: Arc<Meter>,
     recording: Arc<Recording>,
     tickets: Arc<Tickets>,
+    at: &'static Location<'static>,
 }
 
 impl Measurement {
-    pub(super) fn start() -> Self {
+    pub(super) fn start(at: &'static Location<'static>) -> Self {
         let recording = Recording::start();
         let (subscriber, tickets) = Observer::subscriber();
         recording.subscribe(subscriber);
@@ -68,7 +74,7 @@ impl Measurement {
         let meter = Meter::new(None, Name::from("measured"), budget, None);
         let meter = Arc::new(meter.recorded_by(recording.clone()));
         meter.link(scope::current());
-        Self { meter, recording, tickets }
+        Self { meter, recording, tickets, at }
     }
 
     pub(super) fn end<T>(self, output: T, served: Option<Served>) -> Record<T> {
@@ -76,6 +82,6 @@ impl Measurement {
         #[cfg(feature = "mongodb")]
         self.meter.settle_commands();
         let unlogged = memory::aside(|| self.tickets.unlogged());
-        Record::new(output, &self.meter, &self.recording, &unlogged, served)
+        Record::new(output, &self.meter, &self.recording, &unlogged, served, self.at)
     }
 }

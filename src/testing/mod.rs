@@ -193,6 +193,7 @@ mod site;
 mod statement;
 mod tickets;
 mod unrelated;
+mod warning;
 
 pub use measure::measure;
 pub use ratchet::{Comparison, Ratchet};

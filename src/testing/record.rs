@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::message;
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
 use super::tickets::Unlogged;
+use super::warning::Judged;
 use crate::escape;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
@@ -29,10 +31,13 @@ use crate::writes::is_write;
 /// places: these change without anybody changing what the work does. See the [module docs](super) for
 /// snapshots.
 #[derive(Debug, Clone)]
+///
+/// One that is dropped, and of which nothing was asserted or read but the output, warns of it on standard error.
 #[must_use = "it asserts nothing by itself"]
 pub struct Record<T = ()> {
     output: T,
     account: Account,
+    judged: Judged,
 }
 
 /// All of a record but the output.
@@ -135,14 +140,16 @@ impl<T> Record<T> {
         recording: &Recording,
         unlogged: &Unlogged,
         served: Option<Served>,
+        measured_at: &'static Location<'static>,
     ) -> Self {
         let account = || Account::new(meter, recording, unlogged, served);
-        Self { output, account: memory::aside(account) }
+        let judged = || Judged::later(measured_at);
+        Self { output, account: memory::aside(account), judged: memory::aside(judged) }
     }
 
     /// What the work used.
     pub fn usage(&self) -> &Usage {
-        &self.account.usage
+        &self.account().usage
     }
 
     /// What the work returned.
@@ -157,7 +164,8 @@ impl<T> Record<T> {
 
     /// The same record with another output, as the `Ok` of a result.
     pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Record<U> {
-        Record { output: map(self.output), account: self.account }
+        let Self { output, account, judged } = self;
+        Record { output: map(output), account, judged }
     }
 
     /// The statements that it executed, sorted by their text.
@@ -165,12 +173,12 @@ impl<T> Record<T> {
     /// Commands of a MongoDB client that knows no more than
     /// [`Counts`](crate::mongodb::Detail::Counts) are one statement here.
     pub fn statements(&self) -> &[Statement] {
-        &self.account.statements
+        &self.account().statements
     }
 
     /// The external systems that it called, sorted by name.
     pub fn external_calls(&self) -> &[ExternalCall] {
-        &self.account.external_calls
+        &self.account().external_calls
     }
 
     /// The statements that passed through no metered connection, sorted by their text.
@@ -178,7 +186,7 @@ impl<T> Record<T> {
     /// Those of plain pools of sqlx. What sqlx makes no event for is not seen: `COPY`, and
     /// pools whose logging of statements is switched off.
     pub fn unmetered(&self) -> &[Statement] {
-        &self.account.unmetered
+        &self.account().unmetered
     }
 
     /// The statements that ran meanwhile in the same runtime of tokio, in no measured work, and may yet be
@@ -188,10 +196,17 @@ impl<T> Record<T> {
     /// [`Recorder`](super::Recorder) measures. They are in no count. What is known to be of others is not here: see
     /// [what is suspected](super#what-is-suspected).
     pub fn elsewhere(&self) -> &[Statement] {
-        &self.account.elsewhere
+        &self.account().elsewhere
     }
 
+    /// Where it was measured.
+    pub(super) fn measured_at(&self) -> &'static Location<'static> {
+        self.judged.measured_at()
+    }
+
+    /// What was measured; whoever asks for it looks at it.
     pub(super) fn account(&self) -> &Account {
+        self.judged.now();
         &self.account
     }
 }
@@ -208,7 +223,7 @@ impl<T> Serialize for Record<T> {
             unmetered: &'a [Statement],
         }
 
-        let Account { usage, statements, external_calls, unmetered, .. } = &self.account;
+        let Account { usage, statements, external_calls, unmetered, .. } = self.account();
         let Usage { queries, rows, transactions, .. } = *usage;
         Shape { queries, rows, transactions, statements, external_calls, unmetered }
             .serialize(serializer)

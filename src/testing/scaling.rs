@@ -6,6 +6,7 @@ use super::advice;
 use super::assertions::blindness;
 use super::message::Failure;
 use super::record::{Account, Record, Statement};
+use super::warning::Judged;
 use crate::escape::Escaped;
 
 /// The same work, measured at several sizes of its data.
@@ -17,6 +18,8 @@ use crate::escape::Escaped;
 pub struct Scaling {
     /// By size.
     runs: Vec<(u64, Account)>,
+    /// Of the first record, where there is one.
+    judged: Option<Judged>,
 }
 
 /// Measures the same work at each of these sizes.
@@ -55,10 +58,14 @@ pub async fn scaling<T>(
 
 impl<T> FromIterator<(u64, Record<T>)> for Scaling {
     fn from_iter<I: IntoIterator<Item = (u64, Record<T>)>>(runs: I) -> Self {
-        let account = |(size, record): (u64, Record<T>)| (size, record.account().clone());
+        let mut judged = None;
+        let account = |(size, record): (u64, Record<T>)| {
+            judged.get_or_insert_with(|| Judged::later(record.measured_at()));
+            (size, record.account().clone())
+        };
         let mut runs: Vec<_> = runs.into_iter().map(account).collect();
         runs.sort_by_key(|(size, _)| *size);
-        Self { runs }
+        Self { runs, judged }
     }
 }
 
@@ -73,6 +80,7 @@ impl Scaling {
     /// nothing counted statements: see [not blind](super#not-blind).
     #[track_caller]
     pub fn assert_constant_queries(&self) {
+        self.judged.iter().for_each(Judged::now);
         let [(smallest, base), larger @ ..] = &self.runs[..] else {
             panic!("no size was measured: two or more show whether queries grow");
         };

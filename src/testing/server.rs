@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -97,14 +98,18 @@ impl Recorder {
     ///
     /// The future panics if another measurement of this recorder is running: whose a request is could not be
     /// told.
-    pub async fn measure<F: Future>(&self, future: F) -> Record<F::Output> {
-        let measurement = Measurement::start();
-        let running = Running::begin(self, &measurement.meter);
-        let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
-        drop(running);
-        let unfinished = self.settle().await;
-        let requests = self.lock().requests;
-        measurement.end(output, Some(Served { requests, unfinished }))
+    #[track_caller]
+    pub fn measure<F: Future>(&self, future: F) -> impl Future<Output = Record<F::Output>> {
+        let here = Location::caller();
+        async move {
+            let measurement = Measurement::start(here);
+            let running = Running::begin(self, &measurement.meter);
+            let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
+            drop(running);
+            let unfinished = self.settle().await;
+            let requests = self.lock().requests;
+            measurement.end(output, Some(Served { requests, unfinished }))
+        }
     }
 
     async fn settle(&self) -> usize {

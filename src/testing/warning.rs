@@ -1,0 +1,61 @@
+//! What a test is warned of without being failed.
+
+use std::fmt;
+use std::io::{Write, stderr};
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+/// Writes a warning to standard error itself: what the harness of tests captures is lost with a test that passes.
+pub(super) fn emit(warning: &str) {
+    // Nobody can be warned where standard error is closed.
+    writeln!(stderr().lock(), "request-budget: warning: {warning}").unwrap_or_default();
+}
+
+/// Warns, when the last of its clones is dropped, if nothing has looked at what was measured.
+#[derive(Clone)]
+pub(super) struct Judged(Arc<Inner>);
+
+struct Inner {
+    measured_at: &'static Location<'static>,
+    is_judged: AtomicBool,
+}
+
+impl Judged {
+    /// Not yet.
+    pub(super) fn later(measured_at: &'static Location<'static>) -> Self {
+        Self(Arc::new(Inner { measured_at, is_judged: AtomicBool::new(false) }))
+    }
+
+    /// Where the work was measured.
+    pub(super) fn measured_at(&self) -> &'static Location<'static> {
+        self.0.measured_at
+    }
+
+    /// Notes that somebody looks at it.
+    pub(super) fn now(&self) {
+        self.0.is_judged.store(true, Relaxed);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A test that fails by itself is not to be warned on top.
+        if !*self.is_judged.get_mut() && !thread::panicking() {
+            emit(&format!(
+                "nothing was asserted on what was measured at {}, and its usage was not looked at: \
+                 `record.assert_within(budget)`, `record.assert_queries(n)`",
+                self.measured_at
+            ));
+        }
+    }
+}
+
+impl fmt::Debug for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever prints a record looks at it.
+        self.now();
+        self.measured_at().fmt(f)
+    }
+}
