@@ -13,6 +13,7 @@ use super::error::{BodyError, BoxError};
 use super::grpc::{self, Framing};
 use super::idle::Idle;
 use crate::deadline::{Detachable, Held, Timer};
+use crate::meter::recording::Unread;
 use crate::report::Outcome;
 use crate::resource::Resource;
 use crate::scope::Work;
@@ -34,6 +35,8 @@ pin_project! {
         idle: Idle,
         sent: u64,
         complete: Complete,
+        // As long as a streamed body is not read.
+        unread: Unread,
         // Of a gRPC call.
         framing: Option<Framing>,
     }
@@ -42,6 +45,9 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             let outcome = this.complete.outcome_of_drop(*this.sent);
+            if !matches!(outcome, Outcome::Cancelled) {
+                this.unread.end();
+            }
             end(this.inner, this.work, outcome);
         }
     }
@@ -82,8 +88,15 @@ impl<B: Body + Detachable> ResponseBody<B> {
         let is_empty = is_bodiless || body.is_end_stream();
         let length = if is_empty { Some(0) } else { body.size_hint().exact() };
         let is_timeless = work.meter().is_some_and(|meter| meter.headers_are_there());
+        let is_streamed = length.is_none();
+        let unread = if is_streamed {
+            Unread::of(work.meter().map(|meter| &**meter))
+        } else {
+            Unread::default()
+        };
         Self {
             inner: Held::new(body, poll_on),
+            unread,
             rejection: None,
             timer: if is_timeless { Timer::new(None) } else { timer },
             idle: Idle::default(),
@@ -105,6 +118,7 @@ impl<B> ResponseBody<B> {
             work: None,
             sent: 0,
             complete: Complete { outcome: Outcome::Cut, length: None },
+            unread: Unread::default(),
             framing: None,
         }
     }
@@ -187,11 +201,13 @@ where
                 // An end that was reached without what was refused is none.
                 Some(cut) => cut,
                 None => {
+                    this.unread.end();
                     end(this.inner, this.work, this.complete.outcome);
                     return Poll::Ready(None);
                 }
             },
             Poll::Ready(Some(Err(error))) => {
+                this.unread.end();
                 end(this.inner, this.work, Outcome::Error);
                 return Poll::Ready(Some(Err(BodyError::Inner(error.into()))));
             }
@@ -213,6 +229,7 @@ where
                     Some(cut) => cut,
                     None => {
                         if is_end {
+                            this.unread.end();
                             end(this.inner, this.work, this.complete.outcome);
                         }
                         return Poll::Ready(Some(Ok(frame)));
@@ -228,6 +245,7 @@ where
                 },
             },
         };
+        this.unread.end();
         end(this.inner, this.work, Outcome::Cut);
         Poll::Ready(Some(match this.framing.take() {
             Some(framing) if framing.is_between_messages() => {

@@ -3,6 +3,7 @@
 use std::panic::Location;
 
 use super::advice;
+use super::doubts;
 use super::message::{self, Failure};
 use super::record::{Account, Record};
 use super::repetitions;
@@ -37,6 +38,13 @@ impl<T> Record<T> {
         let queries = named(&unmeasured::STATEMENTS);
         if !queries.is_empty() {
             failure.extend(blindness(account, &format!("the budget limits {queries}")));
+            let allows =
+                |resource: &Resource| limits.soft(*resource).min(limits.hard(*resource)) > 0;
+            if failure.is_empty()
+                && unmeasured::STATEMENTS.iter().filter(|r| limits.names(**r)).all(allows)
+            {
+                doubts::warn_of_nothing(account, Location::caller());
+            }
         }
         let memory = named(&unmeasured::MEMORY);
         if !memory.is_empty() && !account.sight.memory {
@@ -89,6 +97,9 @@ impl<T> Record<T> {
         let mut failure = Failure::default();
         failure.extend(blindness(account, "the test counts queries"));
         let queries = account.queries();
+        if expected == 0 {
+            doubts::nothing_is_meant(account);
+        }
         if queries != expected {
             let phrase = Resource::Queries.phrase(queries == 1);
             let by = match queries.checked_sub(expected) {
@@ -115,7 +126,9 @@ impl<T> Record<T> {
         let account = self.account();
         let mut failure = Failure::default();
         match (account.usage.unmetered, account.sight.unseen) {
-            (0, Some(why)) => failure.push(why.to_owned(), Vec::new()),
+            (0, Some(unseen)) => {
+                failure.push(unseen.why.to_owned(), vec![unseen.remedy.to_owned()]);
+            }
             (0, None) => {}
             (n, _) => failure.push(
                 format!("{n} {} passed through no metered connection", statements(n)),
@@ -191,7 +204,7 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
         return found(why, advice::WAIT);
     }
     match account.sight.unseen.filter(|_| !took_part) {
-        Some(why) => found(format!("none was counted, and {why}"), advice::METER),
+        Some(unseen) => found(format!("none was counted, and {}", unseen.why), unseen.remedy),
         None => None,
     }
 }

@@ -1,5 +1,6 @@
 //! Runs work and records what it does. What is called from here is the measured work: its places end here.
 
+use std::any;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ use crate::scope::{self, InCurrentBudget};
 pub fn measure<F: Future>(future: F) -> impl Future<Output = Record<F::Output>> {
     let here = Location::caller();
     async move {
-        let measurement = Measurement::start(here);
+        let measurement = Measurement::start::<F>(here);
         let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
         measurement.end(output, None)
     }
@@ -65,10 +66,13 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    pub(super) fn start(at: &'static Location<'static>) -> Self {
+    pub(super) fn start<F>(at: &'static Location<'static>) -> Self {
         let recording = Recording::start();
         let (subscriber, tickets) = Observer::subscriber();
-        recording.subscribe(subscriber);
+        recording.subscribe(subscriber, Observer::is_in_place);
+        if any::type_name::<F>().starts_with("tracing::instrument::WithDispatch<") {
+            recording.note_mask();
+        }
         // Polls are timed where they are limited.
         let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));
         let meter = Meter::new(None, Name::from("measured"), budget, None);

@@ -6,17 +6,38 @@ use std::panic::Location;
 
 use bytesize::ByteSize;
 
+use super::advice;
+use super::doubts;
 use super::github;
 use super::record::{Account, CallSite, ExternalCall, Statement};
 use super::site::{Lack, Place};
 use crate::escape::{Escaped, escaped};
 use crate::resource::{Resource, Time};
 
-pub(super) const NO_EVENTS: &str = "statements past the metered pools cannot be seen: the events of sqlx are compiled \
-                                    out by a `max_level` feature of `tracing`";
+/// Why statements past the metered pools are not all seen, and what to do about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unseen {
+    pub(super) why: &'static str,
+    pub(super) remedy: &'static str,
+}
 
-pub(super) const NO_LOGGING: &str = "a connection that is not metered was used, of whose statements sqlx makes no event: their logging is \
-                                     switched off (`log_statements`, `disable_statement_logging`)";
+pub(super) const NO_EVENTS: Unseen = Unseen {
+    why: "statements past the metered pools cannot be seen: the events of sqlx are compiled out by a `max_level` \
+          feature of `tracing`",
+    remedy: advice::METER,
+};
+
+pub(super) const NO_LOGGING: Unseen = Unseen {
+    why: "a connection that is not metered was used, of whose statements sqlx makes no event: their logging is \
+          switched off (`log_statements`, `disable_statement_logging`)",
+    remedy: advice::METER,
+};
+
+pub(super) const MASKED: Unseen = Unseen {
+    why: "the work puts a default subscriber of its own in the place of that of the measurement, which then does not \
+          see statements past the metered pools",
+    remedy: "put it around the measurement, `measure(work).with_subscriber(..)`, not inside",
+};
 
 /// Stands for the text of a statement that is known only by its driver having been asked for it.
 pub(super) const UNLOGGED: &str =
@@ -39,6 +60,10 @@ impl Failure {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.findings.is_empty()
+    }
+
     pub(super) fn extend(&mut self, found: Option<(String, Vec<String>)>) {
         if let Some((finding, advice)) = found {
             self.push(finding, advice);
@@ -48,6 +73,7 @@ impl Failure {
     #[track_caller]
     pub(super) fn panic_unless_empty(&self, account: &Account, what: &str, caller: &Location<'_>) {
         if self.findings.is_empty() {
+            doubts::warn(account, caller);
             return;
         }
         if github::is_here() {

@@ -179,6 +179,7 @@
 mod advice;
 mod assertions;
 mod attribution;
+mod doubts;
 mod github;
 mod measure;
 mod message;

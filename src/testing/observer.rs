@@ -9,6 +9,7 @@
 //! sqlx asks for each statement, and makes no event where its logging is switched off: a ticket that was
 //! used without any event shows that.
 
+use std::cell::Cell;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use tracing::callsite::DefaultCallsite;
@@ -41,6 +42,11 @@ pub(super) struct Observer {
 /// anybody is interested, and keeps the answer for all threads: none, if that is a test beside the measured one.
 /// Where there are two it asks each.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Second));
+
+thread_local! {
+    /// The subscriber that comes into being here is one of a measurement.
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+}
 
 struct Second;
 
@@ -94,7 +100,15 @@ impl Observer {
         let tickets = Arc::new(Tickets::default());
         let inner = dispatcher::get_default(Dispatch::clone);
         let observer = Self { inner, tickets: tickets.clone(), this: OnceLock::new() };
-        (Dispatch::new(observer), tickets)
+        let before = IS_OURS.replace(true);
+        let dispatch = Dispatch::new(observer);
+        IS_OURS.set(before);
+        (dispatch, tickets)
+    }
+
+    /// Whether the default subscriber here is the one of a measurement.
+    pub(super) fn is_in_place() -> bool {
+        dispatcher::get_default(|default| default.is::<Self>())
     }
 
     /// The span of the inner subscriber that this one stands for; `None` where there is none.
@@ -123,6 +137,12 @@ impl Subscriber for Observer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
+        // Asked when another subscriber comes into being. In measured work that is to be its default.
+        if !IS_OURS.get()
+            && let Some(meter) = scope::current()
+        {
+            meter.recordings().for_each(|recording| recording.note_mask());
+        }
         // At which level sqlx logs statements is up to each pool, so all are wanted.
         Some(LevelFilter::TRACE)
     }

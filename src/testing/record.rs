@@ -1,5 +1,6 @@
 //! What was measured.
 
+use std::any;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::panic::Location;
@@ -10,7 +11,8 @@ use serde::{Serialize, Serializer};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
 use super::attribution;
-use super::message;
+use super::doubts::Warned;
+use super::message::{self, Unseen};
 use super::site::{self, Lack, Place};
 use super::statement::normalise;
 use super::tickets::Unlogged;
@@ -51,6 +53,7 @@ pub(super) struct Account {
     pub(super) elsewhere: Vec<Statement>,
     pub(super) peak: Option<Site>,
     pub(super) sight: Sight,
+    pub(super) warned: Warned,
 }
 
 /// What could be seen at all.
@@ -60,7 +63,11 @@ pub(super) struct Sight {
     pub(super) pool_exists: bool,
     pub(super) memory: bool,
     /// Why the events of sqlx are not all seen, where that is so.
-    pub(super) unseen: Option<&'static str>,
+    pub(super) unseen: Option<Unseen>,
+    /// Responses with a streamed body that was not read to its end.
+    pub(super) unread: usize,
+    /// What it returned seems to be a future.
+    pub(super) returns_future: bool,
     /// What it carried along and did not wait for.
     pub(super) carried: usize,
     /// What a server had to do, where one was to be measured.
@@ -142,7 +149,11 @@ impl<T> Record<T> {
         served: Option<Served>,
         measured_at: &'static Location<'static>,
     ) -> Self {
-        let account = || Account::new(meter, recording, unlogged, served);
+        let account = || {
+            let mut account = Account::new(meter, recording, unlogged, served);
+            account.sight.returns_future = is_future(any::type_name::<T>());
+            account
+        };
         let judged = || Judged::later(measured_at);
         Self { output, account: memory::aside(account), judged: memory::aside(judged) }
     }
@@ -285,12 +296,16 @@ impl Account {
                 memory: memory::is_measured(),
                 unseen: match () {
                     () if LevelFilter::DEBUG > STATIC_MAX_LEVEL => Some(message::NO_EVENTS),
+                    () if recording.is_masked() => Some(message::MASKED),
                     () if unlogged.is_vague => Some(message::NO_LOGGING),
                     () => None,
                 },
                 carried: recording.carried(),
                 served,
+                unread: recording.unread(),
+                returns_future: false,
             },
+            warned: Warned::default(),
         }
     }
 
@@ -338,6 +353,13 @@ impl ExternalCall {
     pub fn sites(&self) -> Vec<CallSite> {
         resolve(&self.sites)
     }
+}
+
+/// Whether a type of this name seems to be a future: of an async function or block, or one in a box.
+fn is_future(name: &str) -> bool {
+    let inner = name.trim_start_matches("core::pin::Pin<").trim_start_matches("alloc::boxed::Box<");
+    let is_boxed = inner.starts_with("dyn core::future::future::Future");
+    is_boxed || name.ends_with("::{{closure}}") || name.ends_with("::{{closure}}>>")
 }
 
 /// Whether it is what the driver of MongoDB does in tasks of its own: it ends sessions, and closes cursors.

@@ -4,6 +4,7 @@ use std::panic::Location;
 
 use super::advice;
 use super::assertions::{blindness, over};
+use super::doubts;
 use super::message::Failure;
 use super::record::{Account, Record, Statement};
 use super::statement::normalise;
@@ -59,6 +60,9 @@ impl<T> Record<T> {
         let allowed: Vec<_> = allowed.iter().map(|text| Allowed::new(text)).collect();
         let mut failure = Failure::default();
         failure.extend(blindness(account, "the test looks for repeated statements"));
+        if failure.is_empty() {
+            doubts::warn_of_nothing(account, Location::caller());
+        }
         let repeated = account.all_statements().filter(|statement| statement.repetitions > 1);
         for statement in repeated.filter(|it| !allowed.iter().any(|allowed| allowed.is(it))) {
             failure.push(

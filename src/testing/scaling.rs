@@ -4,6 +4,7 @@ use std::panic::Location;
 
 use super::advice;
 use super::assertions::blindness;
+use super::doubts;
 use super::message::Failure;
 use super::record::{Account, Record, Statement};
 use super::warning::Judged;
@@ -91,6 +92,10 @@ impl Scaling {
         for (size, account) in &self.runs {
             failure.extend(blindness(account, &format!("the test counts queries at size {size}")));
         }
+        let place = Location::caller();
+        if failure.is_empty() {
+            doubts::warn_of_nothing(most, place);
+        }
         if larger.iter().any(|(_, account)| account.queries() > base.queries()) {
             let counts = self.counts(Account::queries);
             failure.push(format!("queries grow with the data: {counts}"), Vec::new());
@@ -104,7 +109,6 @@ impl Scaling {
                 );
             }
         }
-        let place = Location::caller();
         failure.panic_unless_empty(most, &format!("what it did at size {largest}"), place);
     }
 

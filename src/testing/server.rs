@@ -102,7 +102,7 @@ impl Recorder {
     pub fn measure<F: Future>(&self, future: F) -> impl Future<Output = Record<F::Output>> {
         let here = Location::caller();
         async move {
-            let measurement = Measurement::start(here);
+            let measurement = Measurement::start::<F>(here);
             let running = Running::begin(self, &measurement.meter);
             let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
             drop(running);

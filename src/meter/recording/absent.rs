@@ -20,6 +20,19 @@ impl Carry {
     }
 }
 
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct Unread(());
+
+#[cfg(feature = "http")]
+impl Unread {
+    pub(crate) fn of(_: Option<&Meter>) -> Self {
+        Self(())
+    }
+
+    pub(crate) fn end(&mut self) {}
+}
+
 pub(crate) fn record_elsewhere(_: Kind, _: Option<&str>) -> Recorded {
     Recorded(())
 }

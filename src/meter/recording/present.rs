@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+#[cfg(feature = "http")]
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -79,6 +81,12 @@ pub(crate) struct Recording {
     carried: AtomicUsize,
     /// The subscriber while the recorded work runs.
     subscriber: OnceLock<Dispatch>,
+    /// Whether the default subscriber of a thread is one of a recording.
+    is_in_place: OnceLock<fn() -> bool>,
+    /// The recorded work has put another default subscriber in its place.
+    is_masked: AtomicBool,
+    /// Responses with a streamed body that is not read to its end yet.
+    unread: AtomicUsize,
     /// Where the work was when it held the most memory.
     peak: Mutex<Option<Site>>,
 }
@@ -94,6 +102,9 @@ impl Recording {
             strays: Mutex::default(),
             carried: AtomicUsize::new(0),
             subscriber: OnceLock::new(),
+            is_in_place: OnceLock::new(),
+            is_masked: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
             peak: Mutex::default(),
         });
         if recording.runtime.is_some() {
@@ -103,8 +114,31 @@ impl Recording {
     }
 
     /// Makes this the default subscriber wherever the recorded work runs.
-    pub(crate) fn subscribe(&self, subscriber: Dispatch) {
+    pub(crate) fn subscribe(&self, subscriber: Dispatch, is_in_place: fn() -> bool) {
         self.subscriber.get_or_init(|| subscriber);
+        self.is_in_place.get_or_init(|| is_in_place);
+    }
+
+    /// Notes that the recorded work has put another default subscriber in the place of this one's.
+    pub(crate) fn note_mask(&self) {
+        self.is_masked.store(true, Relaxed);
+    }
+
+    /// Looks whether it has done so here, where the recorded work runs.
+    fn look_for_mask(&self) {
+        if self.is_in_place.get().is_some_and(|is_in_place| !is_in_place()) {
+            self.note_mask();
+        }
+    }
+
+    /// Whether the recorded work has put another default subscriber in the place of this one's.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.is_masked.load(Relaxed)
+    }
+
+    /// How many responses with a streamed body were not read to its end.
+    pub(crate) fn unread(&self) -> usize {
+        self.unread.load(Relaxed)
     }
 
     pub(crate) fn push(&self, entry: Arc<Entry>) {
@@ -176,6 +210,32 @@ impl Drop for Carry {
         }
         if !self.0.is_empty() {
             memory::aside(|| self.0 = Vec::new());
+        }
+    }
+}
+
+/// The streamed body of a response of recorded work, until it was read; nothing unless that is recorded.
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct Unread(Vec<Arc<Recording>>);
+
+#[cfg(feature = "http")]
+impl Unread {
+    pub(crate) fn of(meter: Option<&Meter>) -> Self {
+        let Some(meter) = meter.filter(|_| is_live()) else { return Self::default() };
+        let recordings = memory::aside(|| meter.recordings().cloned().collect::<Vec<_>>());
+        for recording in &recordings {
+            recording.unread.fetch_add(1, Relaxed);
+        }
+        Self(recordings)
+    }
+
+    /// Notes that it was read, to its end or until it failed.
+    pub(crate) fn end(&mut self) {
+        if !self.0.is_empty() {
+            for recording in memory::aside(|| mem::take(&mut self.0)) {
+                recording.unread.fetch_sub(1, Relaxed);
+            }
         }
     }
 }
@@ -349,7 +409,7 @@ impl Meter {
         self.recording.as_ref()
     }
 
-    pub(super) fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
+    pub(crate) fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
         self.chain().filter_map(Self::recording)
     }
 
@@ -362,6 +422,7 @@ impl Meter {
         if kind.is_statement() && self.is_elsewhere() {
             return record_stray(kind, text, true);
         }
+        self.recordings().for_each(|recording| recording.look_for_mask());
         memory::aside(|| self.record_in_all(kind, text, Site::capture))
     }
 
@@ -424,9 +485,10 @@ impl Subscribed {
     }
 
     fn of(entering: &Meter, current: Option<&Meter>) -> Self {
-        let runs_here = |recording: &Arc<Recording>| {
+        let runs_here = |recording: &&Arc<Recording>| {
             current.is_some_and(|meter| meter.recordings().any(|r| Arc::ptr_eq(r, recording)))
         };
+        entering.recordings().filter(runs_here).for_each(|recording| recording.look_for_mask());
         let innermost =
             entering.recordings().find(|recording| recording.subscriber.get().is_some());
         let new = innermost.filter(|recording| !runs_here(recording));

@@ -44,12 +44,13 @@ async fn what_is_carried_along_and_not_waited_for_beside_a_statement_of_ones_own
     let record = measure(async {
         query(&pool).await;
         let pool = pool.clone();
-        task::spawn(async move { query(&pool).await })
+        [task::spawn(async move { query(&pool).await })]
     });
     let record = record.await;
     let said = failure(|| record.assert_queries(1));
     let first =
         "the test counts queries, but 1 task that was carried along was still running at its end\n";
     assert!(said.starts_with(first), "{said}");
-    record.into_output().await.unwrap();
+    let [child] = record.into_output();
+    child.await.unwrap();
 }

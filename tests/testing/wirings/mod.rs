@@ -3,6 +3,7 @@
 mod beside;
 mod plain;
 mod records;
+mod unawaited;
 
 use std::process::Command;
 

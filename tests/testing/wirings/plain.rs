@@ -1,8 +1,12 @@
 //! Pools that nobody wrapped.
 
 use request_budget::testing::measure;
+use request_budget::{Budget, BudgetExt};
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
+use tracing_subscriber::Registry;
 
-use super::{metered, plain_logging, query};
+use super::{metered, plain, plain_logging, query, warns};
 use crate::failure;
 
 #[tokio::test]
@@ -40,4 +44,50 @@ async fn a_plain_pool_whose_logging_is_off() {
         failure(|| record.assert_queries(own));
         failure(|| record.assert_no_unmetered());
     }
+}
+
+const MASKED: &str =
+    "the work puts a default subscriber of its own in the place of that of the measurement";
+
+#[tokio::test]
+async fn a_default_subscriber_of_ones_own() {
+    let (plain, _pool) = (plain().await, metered().await);
+    let work = async { query(&plain).with_subscriber(Registry::default()).await };
+    let record = measure(work).await;
+    let said = failure(|| record.assert_queries(0));
+    assert!(said.contains(MASKED), "{said}");
+    let said = failure(|| record.assert_no_unmetered());
+    assert!(said.contains(MASKED), "{said}");
+}
+
+#[tokio::test]
+async fn a_default_subscriber_that_was_made_before() {
+    let (plain, pool) = (plain().await, metered().await);
+    let dispatch = Dispatch::new(Registry::default());
+    let record = measure(query(&plain).with_subscriber(dispatch.clone())).await;
+    let said = failure(|| record.assert_queries(0));
+    assert!(said.contains(MASKED), "{said}");
+    // Around something that this library runs, and beside statements that are seen.
+    let work = async {
+        let inner = query(&plain).budgeted("inner", Budget::new());
+        inner.with_subscriber(dispatch).await.unwrap();
+        query(&pool).await;
+    };
+    let record = measure(work).await;
+    let said = failure(|| record.assert_no_unmetered());
+    assert!(said.contains(MASKED), "{said}");
+}
+
+#[tokio::test]
+async fn a_default_subscriber_of_ones_own_beside_a_statement_of_ones_own() {
+    let test = "plain::a_default_subscriber_of_ones_own_beside_a_statement_of_ones_own";
+    warns(test, &[MASKED, "around the measurement"], async {
+        let (plain, pool) = (plain().await, metered().await);
+        let record = measure(async {
+            query(&plain).with_subscriber(Registry::default()).await;
+            query(&pool).await;
+        });
+        record.await.assert_queries(1);
+    })
+    .await;
 }
