@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 #[cfg(feature = "witness")]
 use crate::meter::recording::for_library;
+use crate::meter::recording::touch;
 
 #[cfg(feature = "witness")]
 thread_local! {
@@ -61,6 +62,10 @@ impl<F: Future> Future for Driver<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        run(|| self.project().future.poll(cx))
+        let polled = run(|| self.project().future.poll(cx));
+        if polled.is_pending() {
+            touch();
+        }
+        polled
     }
 }

@@ -101,6 +101,7 @@ impl Query {
         if let (Some(meter), Some(since)) = (&meter, waiting_since) {
             meter.chain().for_each(|meter| meter.begin_statement_wait(key, since));
         }
+        recorded.open();
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
     }
 

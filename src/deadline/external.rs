@@ -118,6 +118,7 @@ impl Call {
         });
         let record = |meter: &Arc<Meter>| meter.record(Kind::External, Some(name));
         let recorded = meter.as_ref().map(record).unwrap_or_default();
+        recorded.open();
         Ok(Self { key, started, timeout, meter, recorded })
     }
 

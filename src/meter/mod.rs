@@ -434,7 +434,7 @@ impl Meter {
     }
 
     /// Whether commands that must not be dropped half way are under way.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "testing"))]
     pub(crate) fn has_commands_under_way(&self) -> bool {
         #[cfg(feature = "mongodb")]
         return self.commands().is_some_and(|commands| commands.is_any_held());

@@ -111,7 +111,7 @@ impl Known<'_> {
         let Some(newest) = self.existing.task.filter(|_| are_tasks_ordered()) else {
             return Relation::Unknown;
         };
-        let Spawned { own, others, unrelated, rivals, library, accounted } = &self.spawned;
+        let Spawned { own, others, unrelated, rivals, library, accounted, .. } = &self.spawned;
         if task <= newest || unrelated.iter().any(|unrelated| unrelated.contains(&task)) {
             return Relation::Unrelated;
         }
@@ -159,8 +159,13 @@ impl Known<'_> {
 mod tests {
     use super::*;
 
-    const NOTHING: Stack =
-        Stack { is_served: false, is_request: false, is_entry: false, is_unreadable: false };
+    const NOTHING: Stack = Stack {
+        is_served: false,
+        is_request: false,
+        is_entry: false,
+        is_test: false,
+        is_unreadable: false,
+    };
 
     fn known(existing: &Existing) -> Known<'_> {
         Known { existing, spawned: Spawned::default(), coincident: HashSet::new() }

@@ -4,7 +4,9 @@ use std::panic::Location;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::record::Account;
+use super::site;
 use super::warning;
+use crate::meter::recording::Entry;
 
 /// What a record has warned of already. Each of its assertions would otherwise repeat it.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +24,8 @@ impl Warned {
     }
 }
 
-const NOTHING: &str = "the work executed no statement at all, which shows nothing: `.await` what it makes, and give it \
+const NOTHING: &str = "the work executed no statement at all, which shows nothing: `.await` what it \
+                       makes, and give it \
                        data; if none is meant, assert that first: `assert_queries(0)`";
 
 /// Warns of what may have been missed by an assertion that passes at this place.
@@ -73,5 +76,94 @@ fn of(account: &Account) -> Vec<String> {
                 .to_owned(),
         );
     }
+    doubts.extend(of_surroundings(account));
     doubts
+}
+
+/// What the work seems to have had done for it, uncounted.
+fn of_surroundings(account: &Account) -> Vec<String> {
+    let Account { surroundings, usage, sight, .. } = account;
+    let mut doubts = Vec::new();
+    let is_begun = |entry: &&Arc<Entry>| {
+        let stack = site::stack(&entry.site);
+        !stack.is_test && !stack.is_unreadable
+    };
+    let mut outside: Vec<_> = surroundings.outside.iter().filter(is_begun).collect();
+    let mut earlier: Vec<&Arc<Entry>> = Vec::new();
+    let (mut is_joined, mut clients) = (false, Vec::new());
+    for woken in &surroundings.wakes {
+        let waking = site::waking(&woken.site);
+        is_joined |= waking.is_task;
+        if let Some(last) = &woken.after
+            && !waking.is_clock
+            && !waking.is_socket
+            // What wakes the waiters of a task does that in no task.
+            && (waking.is_task || woken.from.task == last.task)
+        {
+            let is_new = match last.task {
+                Some(_) => last.task > surroundings.newest.0,
+                None => woken.from.thread > surroundings.newest.1,
+            };
+            let list = if is_new { &mut outside } else { &mut earlier };
+            if !list.iter().any(|entry| Arc::ptr_eq(entry, &last.entry)) {
+                list.push(&last.entry);
+            }
+        }
+        let client = waking.client.or(waking.is_socket.then_some(SOCKET));
+        clients.extend(client.filter(|client| !clients.contains(client)));
+    }
+    // Those of the same runtime that may be part of the work fail the assertion.
+    if let n @ 1.. = outside.len() {
+        let statements = statements(n);
+        doubts.push(format!(
+            "{n} {statements} ran meanwhile outside of the runtime, in no count: carry \
+             along what another thread or runtime does for the work, \
+             `request_budget::task::carried` or `.in_current_budget()`"
+        ));
+    }
+    if let n @ 1.. = earlier.len() {
+        let statements = statements(n);
+        doubts.push(format!(
+            "{n} {statements} of what was there before the work answered it, in no count: is it an \
+             actor, measure it by itself, or carry its messages along"
+        ));
+    }
+    // Plain statements that are seen give back their connections in tasks.
+    let plain = usize::try_from(usage.unmetered.saturating_add(usage.observed));
+    let n = surroundings.uncarried;
+    let is_server = sight.served.is_some();
+    if !is_server && n > plain.unwrap_or(usize::MAX) && (is_joined || surroundings.has_more_tasks) {
+        let tasks = if n == 1 { "task" } else { "tasks" };
+        doubts.push(format!(
+            "the work spawned {n} {tasks} that it did not carry along: what plain pools and \
+             clients do there is not seen; spawn by `request_budget::task::spawn`, or declare it: `testing::unrelated(..)`"
+        ));
+    }
+    // The client is the test's own where a server is measured; and what sqlx makes events of is seen.
+    let is_known = |client: &str| match client {
+        "hyper" | SOCKET if sight.served.is_some() => true,
+        SOCKET => usage.unmetered.saturating_add(usage.observed) > 0,
+        "mongodb" => usage.queries > 0,
+        _ => false,
+    };
+    for client in clients.into_iter().filter(|client| !is_known(client)) {
+        let (what, remedy) = match client {
+            SOCKET => (SOCKET.to_owned(), MARK),
+            "hyper" => ("`hyper`".to_owned(), MARK),
+            "mongodb" => {
+                ("`mongodb`".to_owned(), "make the client by `request_budget::mongodb::Client`")
+            }
+            other => (format!("`{other}`"), "count its commands by `request_budget::db::Query`"),
+        };
+        doubts.push(format!("the work waited for {what}, which nothing measures: {remedy}"));
+    }
+    doubts
+}
+
+const SOCKET: &str = "a socket";
+const MARK: &str =
+    "mark the call with `.external(\"name\")`, or put an `ExternalLayer` around the client";
+
+fn statements(n: usize) -> &'static str {
+    if n == 1 { "statement" } else { "statements" }
 }

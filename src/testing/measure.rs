@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::observer::Observer;
 use super::record::{Record, Served};
 use super::tickets::Tickets;
+use super::watched::Watched;
 use crate::budget::Budget;
 use crate::limit::Limit;
 use crate::memory;
@@ -51,7 +52,7 @@ pub fn measure<F: Future>(future: F) -> impl Future<Output = Record<F::Output>> 
     let here = Location::caller();
     async move {
         let measurement = Measurement::start::<F>(here);
-        let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
+        let output = measurement.run(future).await;
         measurement.end(output, None)
     }
 }
@@ -79,6 +80,11 @@ impl Measurement {
         let meter = Arc::new(meter.recorded_by(recording.clone()));
         meter.link(scope::current());
         Self { meter, recording, tickets, at }
+    }
+
+    pub(super) fn run<F: Future>(&self, future: F) -> InCurrentBudget<Watched<F>> {
+        let watched = Watched::new(future, self.meter.clone(), self.recording.clone());
+        InCurrentBudget::of(Some(self.meter.clone()), watched)
     }
 
     pub(super) fn end<T>(self, output: T, served: Option<Served>) -> Record<T> {

@@ -90,15 +90,42 @@
 //! * when no request of a client that a `Recorder` measures came to its layer.
 //!
 //! Statements on plain pools of sqlx are seen while work is measured, with their places, and
-//! count as queries here. Not seen is what such pools do in tasks that are not carried along, and what other plain
-//! clients do. An assertion on memory
+//! count as queries here. An assertion on memory
 //! fails without the [`CountingAllocator`](crate::alloc::CountingAllocator).
 //!
 //! To see them, `measure` puts a `tracing` subscriber of its own around the one that is there, which hears all as
 //! before; only its type cannot be asked for (`Dispatch::downcast_ref`, which some layers that
 //! export traces need). It sees the events of sqlx whatever the filter of that one; not if the
 //! logging of statements is switched off in the options of the pool, and not where the measured work itself
-//! puts another default subscriber in its place.
+//! puts another default subscriber in its place: see [what cannot be seen](#what-cannot-be-seen).
+//!
+//! # What cannot be seen
+//!
+//! An assertion that passes, and may have missed something, warns of it on standard error, once a record, past the
+//! capture of the harness. Each warning names the place of the assertion and what to do:
+//!
+//! * the work was woken by a client of redis, MongoDB or HTTP, or by a socket, while nothing that is counted was
+//!   in flight: a client that nobody wrapped, or a call that is not marked with
+//!   [`external`](crate::ExternalExt::external),
+//! * it spawned a task that it did not carry along: what plain pools do there is not seen,
+//! * a thread or a runtime of its own executed statements while it was polled, or before it woke the work,
+//! * a task that was there before executed some, and then woke the work: an actor,
+//! * a response had a streamed body that the measured future did not read,
+//! * the work returned a future, or executed nothing of which an upper bound is asserted,
+//! * it put a default subscriber of its own in the place of the measurement's.
+//!
+//! So does a [`Record`] that is dropped, and of which nothing was asserted or read.
+//!
+//! The warnings go by the stacks of those who wake the work. Nothing warns of
+//!
+//! * a plain client whose answer comes through a task of your own, or through `join_all` with something that
+//!   is counted,
+//! * what other tasks of the work wait for: only the measured future itself is watched,
+//! * a future of your own that is made and dropped, beside statements that are executed: the compiler warns of it,
+//! * a plain pool of sqlx under a default subscriber that was made before the measurement, and in which nothing of
+//!   this library runs,
+//! * a streamed body without a [`BudgetLayer`](crate::BudgetLayer) around it,
+//! * any of the first four where the program is stripped of its symbols.
 //!
 //! # What is suspected
 //!
@@ -172,7 +199,7 @@
 //!
 //! Not for production: each statement of measured work costs some microseconds for its place, and the events of
 //! sqlx are made, whose texts are part of the memory of the work (not with SQLite, which makes them on another
-//! thread). Places are looked up only to be printed, which takes about a second in the first failing test, and holds up the statements of tests beside it. That look-up
+//! thread). Places are looked up to be printed, and where an assertion passes on work that was woken while nothing that is counted was in flight; that takes about a second in the first such test, and holds up the statements of tests beside it. That look-up
 //! happens in the measured work where it asks for `tracing::Span::current()` by itself, or has SQLite execute an unmetered
 //! statement.
 
@@ -195,6 +222,7 @@ mod statement;
 mod tickets;
 mod unrelated;
 mod warning;
+mod watched;
 
 pub use measure::measure;
 pub use ratchet::{Comparison, Ratchet};

@@ -20,7 +20,7 @@ use super::warning::Judged;
 use crate::escape;
 use crate::memory::{self, Delta};
 use crate::meter::Meter;
-use crate::meter::recording::{Entry, Kind, Recording, Site};
+use crate::meter::recording::{Entry, Existing, Kind, Recording, Site, Stray, Woken};
 use crate::meter::table::Key;
 use crate::report::unmeasured;
 use crate::usage::Usage;
@@ -53,7 +53,22 @@ pub(super) struct Account {
     pub(super) elsewhere: Vec<Statement>,
     pub(super) peak: Option<Site>,
     pub(super) sight: Sight,
+    pub(super) surroundings: Surroundings,
     pub(super) warned: Warned,
+}
+
+/// What went on around the work, to be looked at when an assertion passes: that takes a while.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    pub(super) wakes: Vec<Woken>,
+    /// What ran outside of the runtime while the work was polled, in threads and tasks begun meanwhile.
+    pub(super) outside: Vec<Arc<Entry>>,
+    /// Tasks that it has spawned, and of which nothing is known.
+    pub(super) uncarried: usize,
+    /// The runtime has more tasks than before.
+    pub(super) has_more_tasks: bool,
+    /// The newest task and thread that were there before.
+    pub(super) newest: (Option<u64>, Option<u64>),
 }
 
 /// What could be seen at all.
@@ -241,6 +256,25 @@ impl<T> Serialize for Record<T> {
     }
 }
 
+impl Surroundings {
+    fn of(recording: &Recording, outside: Vec<Stray>) -> Self {
+        let Existing { task, thread } = *recording.existing();
+        let spawned = recording.spawned().clone();
+        let is_begun_by_it = |stray: &Stray| match stray.ran.task {
+            Some(task) => spawned.own.iter().any(|own| own.contains(&task)),
+            None => stray.ran.thread > thread,
+        };
+        let outside = outside.into_iter().filter(|stray| !stray.ran.is_in_unit);
+        Self {
+            wakes: recording.wakes(),
+            outside: outside.filter(is_begun_by_it).map(|stray| stray.entry).collect(),
+            uncarried: spawned.unknown(),
+            has_more_tasks: recording.has_more_tasks(),
+            newest: (task, thread),
+        }
+    }
+}
+
 impl Account {
     fn new(
         meter: &Meter,
@@ -277,7 +311,10 @@ impl Account {
         let has_served = served.is_some_and(|served| served.requests > 0);
         let mut strays = recording.strays();
         strays.retain(|stray| !is_of_driver(&stray.entry));
+        let outside;
+        (strays, outside) = strays.into_iter().partition(|stray| stray.is_in_runtime);
         let suspects = attribution::suspects(recording, &strays, has_served);
+        let surroundings = Surroundings::of(recording, outside);
         let mut usage = meter.usage(Delta::default());
         usage.unmetered = entries.iter().filter(unmetered).map(|entry| entry.times()).sum();
         Self {
@@ -305,6 +342,7 @@ impl Account {
                 unread: recording.unread(),
                 returns_future: false,
             },
+            surroundings,
             warned: Warned::default(),
         }
     }

@@ -104,7 +104,7 @@ impl Recorder {
         async move {
             let measurement = Measurement::start::<F>(here);
             let running = Running::begin(self, &measurement.meter);
-            let output = InCurrentBudget::of(Some(measurement.meter.clone()), future).await;
+            let output = measurement.run(future).await;
             drop(running);
             let unfinished = self.settle().await;
             let requests = self.lock().requests;

@@ -115,6 +115,8 @@ pub(super) struct Stack {
     pub(super) is_request: bool,
     /// The thread of a test, or one that blocks on the runtime: the beginning of something.
     pub(super) is_entry: bool,
+    /// The thread of a test.
+    pub(super) is_test: bool,
     /// The program is stripped of its symbols.
     pub(super) is_unreadable: bool,
 }
@@ -126,7 +128,48 @@ pub(super) fn stack(site: &Site) -> Stack {
         is_served: any(Symbol::is_of_server),
         is_request: any(Symbol::is_of_layer),
         is_entry: any(Symbol::is_entry),
+        is_test: any(Symbol::is_of_harness),
         is_unreadable: !any(Symbol::is_of_this_library),
+    }
+}
+
+/// Who wakes a future, as far as the stack says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waking {
+    /// A client of another system, by its name.
+    pub(super) client: Option<&'static str>,
+    /// The runtime, because a socket is ready.
+    pub(super) is_socket: bool,
+    /// The runtime, because it is time.
+    pub(super) is_clock: bool,
+    /// A task that has ended.
+    pub(super) is_task: bool,
+}
+
+/// Clients of other systems: name, folders and crates.
+const CLIENTS: [(&str, &[&str], &[&str]); 4] = [
+    ("redis", &["/redis-"], &["redis::"]),
+    ("mongodb", &["/mongodb-"], &["mongodb::"]),
+    ("hyper", &["/hyper-", "/h2-"], &["hyper::", "hyper_util::", "h2::"]),
+    ("tokio-postgres", &["/tokio-postgres-"], &["tokio_postgres::"]),
+];
+
+/// Who wakes a future here.
+pub(super) fn waking(site: &Site) -> Waking {
+    let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
+    let all = || symbols.iter().flat_map(|symbols| symbols.iter());
+    // Up to what polls tasks. Beyond that the stack is that of the runtime, or of what it runs inside.
+    let inside = || all().take_while(|symbol| !symbol.is_root());
+    let is_of = |folders, crates| inside().any(|symbol| symbol.is_in(folders, crates));
+    let client = CLIENTS.iter().find(|(_, folders, crates)| is_of(folders, crates));
+    let has = |file: &str, name: &str| {
+        all().any(|symbol| symbol.is_in(&[file], &[]) || symbol.name.contains(name))
+    };
+    Waking {
+        client: client.map(|(name, ..)| *name),
+        is_socket: has("/src/runtime/io/", "tokio::runtime::io::"),
+        is_clock: has("/src/runtime/time/wheel", "process_at_time"),
+        is_task: has("/wake_join/", "wake_join"),
     }
 }
 
@@ -255,6 +298,13 @@ impl Symbol {
     fn is_entry(&self) -> bool {
         let files = ["/library/test/", "/src/runtime/runtime.rs"];
         self.is_in(&files, &["test::", "tokio::runtime::runtime::Runtime::block_on"])
+    }
+
+    /// Whether it is what runs the tests of a program, each on a thread.
+    fn is_of_harness(&self) -> bool {
+        let (folders, crates) =
+            (["/library/test/", "/libtest-mimic-"], ["test::", "libtest_mimic::"]);
+        self.is_in(&folders, &crates)
     }
 
     /// The place, if it is in the user's own code.

@@ -25,7 +25,11 @@ pub(crate) fn tests(suite: &mut Suite) {
     suite.with_server("REQUEST_BUDGET_MYSQL_URL", &[("testing_statements_of_mariadb", mariadb)]);
     suite.with_server(
         "REQUEST_BUDGET_MONGODB_URL",
-        &[("testing_commands_of_mongodb", mongodb), ("testing_counts_of_mongodb", counts)],
+        &[
+            ("testing_commands_of_mongodb", mongodb),
+            ("testing_counts_of_mongodb", counts),
+            ("testing_a_plain_client_of_mongodb", plain_client),
+        ],
     );
 }
 
@@ -195,6 +199,29 @@ fn mongodb(url: &str) {
 }
 
 /// Without the details the commands have no names, but their places.
+/// A wrong wiring that no assertion can see, so it is named on standard error: looked at from another process.
+fn plain_client(url: &str) {
+    const ALONE: &str = "REQUEST_BUDGET_TEST_PLAIN_CLIENT";
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().expect("it runs"));
+        alone.arg("testing_a_plain_client_of_mongodb").env(ALONE, "1");
+        let output = alone.output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(", which nothing measures: "), "{said}");
+        return;
+    }
+    with_runtime(0, async {
+        let _metered = Client::with_uri_str(url).await.expect("a client");
+        let plain = mongodb::Client::with_uri_str(url).await.expect("a client");
+        let ping = || async { plain.database("admin").run_command(doc! { "ping": 1 }).await };
+        ping().await.expect("a connection");
+        let record = measure(ping()).await;
+        record.assert_queries(0);
+        record.into_output().expect("it answers");
+    });
+}
+
 fn counts(url: &str) {
     with_runtime(0, async {
         let client = Client::with_uri_str(url).await.expect("a client");

@@ -33,6 +33,9 @@ impl Unread {
     pub(crate) fn end(&mut self) {}
 }
 
+#[cfg(feature = "sqlx")]
+pub(crate) fn touch() {}
+
 pub(crate) fn record_elsewhere(_: Kind, _: Option<&str>) -> Recorded {
     Recorded(())
 }
@@ -43,6 +46,8 @@ pub(crate) struct Recorded(());
 impl Recorded {
     #[cfg(feature = "mongodb")]
     pub(crate) fn set_text(&self, _: &str) {}
+
+    pub(crate) fn open(&self) {}
 
     pub(crate) fn set_database(&self, _: DatabaseId) {}
 

@@ -9,6 +9,8 @@ mod absent;
 mod present;
 #[cfg(feature = "testing")]
 mod spawns;
+#[cfg(feature = "testing")]
+mod waits;
 
 #[cfg(not(feature = "testing"))]
 pub(crate) use absent::*;
@@ -18,6 +20,10 @@ pub(crate) use present::*;
 pub(crate) use spawns::for_library;
 #[cfg(feature = "testing")]
 pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered};
+#[cfg(feature = "testing")]
+pub(crate) use waits::Woken;
+#[cfg(all(feature = "testing", feature = "sqlx"))]
+pub(crate) use waits::touch;
 
 /// What kind of thing is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,6 +15,7 @@ use tracing::{Dispatch, Span};
 use super::super::Meter;
 use super::Kind;
 use super::spawns::{Existing, OnBehalf, Spawned, Whereabouts};
+use super::waits::{self, Woken};
 use crate::key::DatabaseId;
 use crate::memory;
 use crate::time::nanos;
@@ -66,6 +67,8 @@ pub(super) fn running() -> Vec<Arc<Recording>> {
 pub(crate) struct Stray {
     pub(crate) entry: Arc<Entry>,
     pub(crate) ran: Arc<Whereabouts>,
+    /// In the runtime of the recording; else in none, or another, while the recorded work was polled.
+    pub(crate) is_in_runtime: bool,
 }
 
 /// All that a unit of work does, one entry for each thing.
@@ -75,10 +78,16 @@ pub(crate) struct Recording {
     runtime: Option<runtime::Id>,
     existing: Existing,
     spawned: Mutex<Spawned>,
-    /// Statements of the same runtime that are part of no recorded work.
+    /// Statements that are part of no recorded work.
     strays: Mutex<Vec<Stray>>,
     /// Futures and closures that are carried along, and not over yet.
     carried: AtomicUsize,
+    /// How many tasks the runtime had when it was started.
+    alive: Option<usize>,
+    /// How many polls of the recorded work are going on.
+    pub(super) polls: AtomicUsize,
+    /// Who has woken the recorded work, while nothing that is counted was in flight.
+    wakes: Mutex<Vec<Woken>>,
     /// The subscriber while the recorded work runs.
     subscriber: OnceLock<Dispatch>,
     /// Whether the default subscriber of a thread is one of a recording.
@@ -101,6 +110,9 @@ impl Recording {
             spawned: Mutex::default(),
             strays: Mutex::default(),
             carried: AtomicUsize::new(0),
+            alive: alive_tasks(),
+            polls: AtomicUsize::new(0),
+            wakes: Mutex::default(),
             subscriber: OnceLock::new(),
             is_in_place: OnceLock::new(),
             is_masked: AtomicBool::new(false),
@@ -150,7 +162,7 @@ impl Recording {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The statements that ran meanwhile in the same runtime, and in no recorded work.
+    /// The statements that ran meanwhile in no recorded work.
     pub(crate) fn strays(&self) -> Vec<Stray> {
         self.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -170,6 +182,22 @@ impl Recording {
         self.spawned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the runtime has more tasks than when it was started.
+    pub(crate) fn has_more_tasks(&self) -> bool {
+        alive_tasks() > self.alive
+    }
+
+    /// Whether a statement or call of the recorded work is in flight.
+    pub(super) fn has_open_entries(&self) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().rev().any(|entry| entry.is_open.load(Relaxed))
+    }
+
+    pub(super) fn lock_wakes(&self) -> MutexGuard<'_, Vec<Woken>> {
+        // No access panics midway, so a poisoned list is whole.
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many futures and closures that are carried along are not over yet.
     pub(crate) fn carried(&self) -> usize {
         self.carried.load(Relaxed)
@@ -179,6 +207,11 @@ impl Recording {
     pub(crate) fn peak(&self) -> Option<Site> {
         self.peak.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// How many tasks the runtime has that is running here.
+fn alive_tasks() -> Option<usize> {
+    Handle::try_current().ok().map(|here| here.metrics().num_alive_tasks())
 }
 
 impl Drop for Recording {
@@ -251,17 +284,25 @@ fn record_stray(kind: Kind, text: Option<&str>, is_in_unit: bool) -> Recorded {
         return Recorded::default();
     }
     memory::aside(|| {
-        let Ok(here) = Handle::try_current() else { return Recorded::default() };
-        let mut recordings = running();
-        recordings.retain(|recording| recording.runtime == Some(here.id()));
+        let recordings = running();
         if recordings.is_empty() {
             return Recorded::default();
         }
+        let here = Handle::try_current().ok().map(|here| here.id());
         let entry = Entry::new(kind, text, Site::capture());
         let ran = Arc::new(Whereabouts::here(is_in_unit));
         for recording in recordings {
-            let mut strays = recording.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.push(Stray { entry: entry.clone(), ran: ran.clone() });
+            let is_in_runtime = here.is_some() && recording.runtime == here;
+            if is_in_runtime || recording.is_polled() {
+                let (entry, ran) = (entry.clone(), ran.clone());
+                let mut strays = recording.strays.lock().unwrap_or_else(PoisonError::into_inner);
+                strays.push(Stray { entry, ran, is_in_runtime });
+            }
+        }
+        // A unit of work is meant to be apart, whoever waits for it.
+        if !is_in_unit {
+            entry.is_stray.store(true, Relaxed);
+            waits::note_last(&entry);
         }
         Recorded(Some(entry))
     })
@@ -303,6 +344,10 @@ pub(crate) struct Entry {
     times: AtomicU64,
     rows: AtomicU64,
     nanos: AtomicU64,
+    /// It is in flight.
+    is_open: AtomicBool,
+    /// It is part of no work.
+    is_stray: AtomicBool,
 }
 
 impl Entry {
@@ -310,7 +355,8 @@ impl Entry {
         let text = text.map_or_else(OnceLock::new, |text| OnceLock::from(Box::from(text)));
         let [rows, nanos] = [const { AtomicU64::new(0) }; 2];
         let (database, times) = (AtomicU32::new(0), AtomicU64::new(1));
-        Arc::new(Self { kind, text, site, database, times, rows, nanos })
+        let [is_open, is_stray] = [const { AtomicBool::new(false) }; 2];
+        Arc::new(Self { kind, text, site, database, times, rows, nanos, is_open, is_stray })
     }
 
     pub(crate) fn text(&self) -> Option<&str> {
@@ -370,6 +416,13 @@ impl Recorded {
         }
     }
 
+    /// Notes that it is in flight, until its time is added.
+    pub(crate) fn open(&self) {
+        if let Some(entry) = &self.0 {
+            entry.is_open.store(true, Relaxed);
+        }
+    }
+
     /// Notes on which database it is executed.
     pub(crate) fn set_database(&self, database: DatabaseId) {
         if let Some(entry) = &self.0 {
@@ -386,6 +439,10 @@ impl Recorded {
     pub(crate) fn add_time(&self, time: Duration) {
         if let Some(entry) = &self.0 {
             entry.nanos.fetch_add(nanos(time), Relaxed);
+            entry.is_open.store(false, Relaxed);
+            if entry.is_stray.load(Relaxed) {
+                waits::note_last(entry);
+            }
         }
     }
 

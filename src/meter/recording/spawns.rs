@@ -68,6 +68,8 @@ pub(crate) struct Spawned {
     pub(crate) library: Vec<Range<u64>>,
     /// Tasks in which the recorded work itself runs, or what is declared to be unrelated to it.
     pub(crate) accounted: Vec<u64>,
+    /// Tasks in which other units of work run.
+    pub(crate) apart: Vec<u64>,
 }
 
 /// The numbers do not ascend, so they say nothing.
@@ -259,6 +261,9 @@ impl OnBehalf {
                 && let Some(task) = current_task()
             {
                 meter.recordings().for_each(|recording| recording.account_for(task));
+                if meter.recordings().next().is_none() {
+                    running().iter().for_each(|recording| recording.spawned().apart.push(task));
+                }
             }
             on_behalf
         })
@@ -302,6 +307,19 @@ impl Drop for OnBehalf {
 pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
     let _on_behalf = if super::is_live() { OnBehalf::of_library() } else { None };
     piece()
+}
+
+impl Spawned {
+    /// How many tasks the recorded work has spawned of which nothing is known.
+    pub(crate) fn unknown(&self) -> usize {
+        let Self { own, unrelated, library, accounted, apart, .. } = self;
+        let is_known = |task: &u64| {
+            accounted.contains(task)
+                || apart.contains(task)
+                || unrelated.iter().chain(library).any(|known| known.contains(task))
+        };
+        own.iter().cloned().flatten().filter(|task| !is_known(task)).count()
+    }
 }
 
 impl Recording {

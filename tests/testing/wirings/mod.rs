@@ -1,9 +1,11 @@
-//! Ways of wiring a test wrongly: each fails an assertion, or is named on standard error. One test each.
+//! Ways of wiring a test wrongly, one test each: an assertion fails, or standard error names it.
 
 mod beside;
+mod elsewhere;
 mod plain;
 mod records;
 mod unawaited;
+mod unmarked;
 
 use std::process::Command;
 
