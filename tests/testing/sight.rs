@@ -500,3 +500,30 @@ fn a_test_beside_it_that_nobody_measures_does_not_blind_it() {
     let output = alone.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[tokio::test]
+async fn the_statements_of_a_batch_repeat_nothing_unless_the_batch_is_repeated() {
+    let (_, pool) = pools().await;
+    let batches = async |times: u32| {
+        let work = async {
+            for _ in 0..times {
+                sqlx::raw_sql("SELECT 1; SELECT 'b'").execute(&pool).await.unwrap();
+            }
+        };
+        measure(work).await
+    };
+    let once = batches(1).await;
+    assert_eq!((once.usage().queries, once.usage().repeated_queries), (2, 1));
+    assert_eq!((once.statements()[0].executions, once.statements()[0].repetitions), (2, 1));
+    once.assert_no_repeated_statements();
+    once.assert_within(Budget::new().queries(2).repeated_queries(1));
+
+    let thrice = batches(3).await;
+    assert_eq!((thrice.usage().queries, thrice.usage().repeated_queries), (6, 3));
+    assert_eq!((thrice.statements()[0].executions, thrice.statements()[0].repetitions), (6, 3));
+    let said = failure(|| thrice.assert_no_repeated_statements());
+    assert!(said.starts_with("`SELECT ?; SELECT ?` was executed 3 times\n"), "{said}");
+    thrice.assert_within(Budget::new().repeated_queries(3));
+    let said = failure(|| thrice.assert_within(Budget::new().repeated_queries(2)));
+    assert!(said.contains("3 executions of the same statement, limit 2"), "{said}");
+}
