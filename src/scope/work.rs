@@ -57,7 +57,8 @@ impl Work {
         reporter: Option<Arc<dyn Reporter>>,
         pieces: u8,
     ) -> Self {
-        let meter = Arc::new(Meter::new(origin, name, budget, reporter));
+        // The account is no memory of the work inside which it is opened.
+        let meter = memory::aside(|| Arc::new(Meter::new(origin, name, budget, reporter)));
         #[cfg(feature = "witness")]
         crate::db::SqlxEvents::adopt(&meter);
         Self { meter: Some(meter), panicked: false, links: Links::Left(pieces) }
@@ -193,6 +194,10 @@ impl Work {
             meter.wait_for_drivers();
             meter.close();
             memory::aside(|| report::finished(&meter, outcome));
+            if is_any() {
+                // Taken out first, since its reporter was not made aside and is not freed aside.
+                drop(memory::aside(|| Arc::into_inner(meter)));
+            }
         }
     }
 }
