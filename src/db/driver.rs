@@ -1,4 +1,4 @@
-//! Whether a driver is at work here for a metered connection.
+//! Whether a driver, or a pool, is at work here for a metered connection.
 
 #[cfg(feature = "witness")]
 use std::cell::Cell;
@@ -10,26 +10,42 @@ use pin_project_lite::pin_project;
 #[cfg(feature = "witness")]
 use crate::meter::recording::for_library;
 use crate::meter::recording::touch;
+#[cfg(feature = "witness")]
+use crate::meter::table::By;
 
 #[cfg(feature = "witness")]
 thread_local! {
-    static RUNNING: Cell<bool> = const { Cell::new(false) };
+    static RUNNING: Cell<Option<By>> = const { Cell::new(None) };
 }
 
-/// Whether what happens on this thread right now is done by a driver on our behalf.
+/// For what a driver, or a pool, is at work on this thread right now on our behalf, if one is.
 ///
 /// Drivers ask the server things of their own (PostgreSQL's, for types that it does not know): these are
 /// nobody's bypass.
 #[cfg(feature = "witness")]
-pub(crate) fn is_running() -> bool {
+pub(crate) fn running() -> Option<By> {
     RUNNING.get()
 }
 
-/// Runs a piece of a driver's work.
+/// Runs a piece of a driver's work on a statement.
 #[cfg(feature = "witness")]
 #[inline]
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    let _span = super::events::enter_metered();
+    run_by(By::MeteredDriver, piece)
+}
+
+/// Runs a piece of what a pool or a driver does for itself.
+#[cfg(feature = "witness")]
+fn run_itself<T>(piece: impl FnOnce() -> T) -> T {
+    let _span = super::events::enter_itself();
+    run_by(By::Itself, piece)
+}
+
+#[cfg(feature = "witness")]
+#[inline]
+fn run_by<T>(by: By, piece: impl FnOnce() -> T) -> T {
+    struct Restore(Option<By>);
 
     impl Drop for Restore {
         #[inline]
@@ -38,8 +54,7 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
         }
     }
 
-    let _span = super::events::enter_metered();
-    let _restore = Restore(RUNNING.replace(true));
+    let _restore = Restore(RUNNING.replace(Some(by)));
     for_library(piece)
 }
 
@@ -49,6 +64,9 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
     piece()
 }
+
+#[cfg(not(feature = "witness"))]
+use run as run_itself;
 
 pin_project! {
     /// A future of a driver.
@@ -63,6 +81,29 @@ impl<F: Future> Future for Driver<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let polled = run(|| self.project().future.poll(cx));
+        if polled.is_pending() {
+            touch();
+        }
+        polled
+    }
+}
+
+pin_project! {
+    /// What a pool or a driver does besides the statements of the work: the hooks of the pool
+    /// (`after_connect`, `before_acquire`) and what it takes to prepare or to describe a statement.
+    ///
+    /// The statements in it are nobody's: not counted, and no bypass.
+    pub(super) struct Itself<F> {
+        #[pin]
+        pub(super) future: F,
+    }
+}
+
+impl<F: Future> Future for Itself<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = run_itself(|| self.project().future.poll(cx));
         if polled.is_pending() {
             touch();
         }

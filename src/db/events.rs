@@ -254,6 +254,21 @@ pub(super) fn enter_metered() -> Option<tracing::span::EnteredSpan> {
     if COUNTS.load(Relaxed) { memory::aside(metered_span).map(Span::entered) } else { None }
 }
 
+/// Enters the span by which what a metered pool does for itself is known on the threads of drivers.
+///
+/// For a witness as well, which compares what is executed in the other spans with what was counted.
+#[cfg(feature = "sqlx")]
+pub(super) fn enter_itself() -> Option<tracing::span::EnteredSpan> {
+    if COUNTS.load(Relaxed) || !EXISTS.load(Relaxed) {
+        return enter_metered();
+    }
+    memory::aside(|| {
+        let owner = Owner { meter: Weak::new(), is_metered: true };
+        let span = || tracing::span!(target: TARGET, Level::ERROR, "metered");
+        owned_span(owner, span).map(Span::entered)
+    })
+}
+
 #[cfg(feature = "sqlx")]
 #[cold]
 fn metered_span() -> Option<Span> {
@@ -289,15 +304,12 @@ where
     }
 
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        match &self.0 {
-            Mode::Count => {
-                if let Some(owner) = OWNER.take()
-                    && let Some(span) = context.span(id)
-                {
-                    span.extensions_mut().insert(owner);
-                }
-            }
-            Mode::Witness(bypasses) => bypasses.opened(id),
+        if let Some(owner) = OWNER.take()
+            && let Some(span) = context.span(id)
+        {
+            span.extensions_mut().insert(owner);
+        } else if let Mode::Witness(bypasses) = &self.0 {
+            bypasses.opened(id);
         }
     }
 
@@ -342,7 +354,12 @@ where
         }
         match &self.0 {
             Mode::Count => memory::aside(|| count(event, &context)),
-            Mode::Witness(bypasses) => bypasses.executed(event, &context),
+            Mode::Witness(bypasses) => {
+                let owner = context.event_span(event).as_ref().and_then(owner_of);
+                if !owner.is_some_and(|(_, is_metered)| is_metered) {
+                    bypasses.executed(event, &context);
+                }
+            }
         }
     }
 }
@@ -362,7 +379,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let Some(executed) = Executed::of(event) else { return };
-    let is_metered = witness::by() == By::MeteredDriver;
+    let is_metered = witness::by().is_metered();
     if scope::is_running() {
         if !is_metered {
             super::observed::observe(&executed.observation());

@@ -88,8 +88,8 @@ impl fmt::Debug for Bypasses {
 /// Who is at work here.
 pub(crate) fn by() -> By {
     #[cfg(feature = "sqlx")]
-    if super::driver::is_running() {
-        return By::MeteredDriver;
+    if let Some(by) = super::driver::running() {
+        return by;
     }
     By::Anyone
 }

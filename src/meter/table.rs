@@ -41,10 +41,20 @@ struct Head {
 pub(crate) enum By {
     /// The driver, for a metered connection or for itself.
     MeteredDriver,
+    /// A metered pool or its driver, besides the statements of the work: in a hook, or to describe one.
+    Itself,
     /// That cannot be told.
     Anyone,
     /// The driver, for a connection that is not metered.
     Others,
+}
+
+#[cfg(feature = "witness")]
+impl By {
+    /// Whether it was done for a metered connection.
+    pub(crate) fn is_metered(self) -> bool {
+        matches!(self, Self::MeteredDriver | Self::Itself)
+    }
 }
 
 #[derive(Debug)]
@@ -163,6 +173,7 @@ impl Table {
     #[cfg(feature = "witness")]
     pub(crate) fn witness(&self, key: Key, text: &str, by: By) -> bool {
         let entry = match by {
+            By::Itself => return false,
             // Either counted, or a statement of the driver's own.
             By::MeteredDriver => self.find(key),
             By::Anyone | By::Others => self.head().entry(key),
@@ -170,7 +181,7 @@ impl Table {
         let Some(entry) = entry else { return by == By::Others };
         let seen = entry.seen.fetch_add(1, Relaxed).saturating_add(1);
         let is_uncounted = match by {
-            By::MeteredDriver => false,
+            By::MeteredDriver | By::Itself => false,
             By::Anyone => seen > entry.count(),
             By::Others => true,
         };

@@ -246,7 +246,8 @@ impl Subscriber for Observer {
             return inner;
         }
         memory::aside(|| {
-            let is_metered = witness::by() == By::MeteredDriver;
+            let by = witness::by();
+            let is_metered = by.is_metered();
             // In a task that carries the span of the work along, and not the work.
             let carried = || tickets::entered().filter(|_| !is_metered).map(|ticket| ticket.meter);
             let Some(meter) = scope::current().or_else(carried) else { return inner };
@@ -258,7 +259,7 @@ impl Subscriber for Observer {
             let metadata = inner.metadata().unwrap_or(&UNNAMED_METADATA);
             // Held as long as the ticket is.
             let span = inner.id().map(|id| self.inner.clone_span(id));
-            let by = if is_metered { By::MeteredDriver } else { By::Others };
+            let by = if is_metered { by } else { By::Others };
             Current::new(self.tickets.open(Ticket::new(span, meter, by, site)), metadata)
         })
     }
@@ -268,15 +269,15 @@ impl Subscriber for Observer {
 /// of a connection that is not metered.
 fn is_unmetered(statement: &Statement, is_new: bool) -> bool {
     let ticket = tickets::entered();
-    let (current, is_metered) = (scope::current(), witness::by() == By::MeteredDriver);
+    let (current, here) = (scope::current(), witness::by());
     let (meter, by, site) = match (current, ticket) {
         // Statements of PostgreSQL and MySQL come up in the work itself.
         (Some(meter), ticket) => {
-            let is_metered = is_metered || ticket.is_some_and(|t| t.by == By::MeteredDriver);
-            (meter, if is_metered { By::MeteredDriver } else { By::Anyone }, None)
+            let theirs = ticket.map(|ticket| ticket.by).filter(|by| by.is_metered());
+            (meter, if here.is_metered() { here } else { theirs.unwrap_or(By::Anyone) }, None)
         }
         // A metered connection that is used in no work is no bypass.
-        (None, Some(_)) if is_metered => return false,
+        (None, Some(_)) if here.is_metered() => return false,
         (None, Some(ticket)) => (ticket.meter, ticket.by, Some(ticket.site)),
         (None, None) => return false,
     };
@@ -284,5 +285,5 @@ fn is_unmetered(statement: &Statement, is_new: bool) -> bool {
         let site = || site.unwrap_or_else(Site::capture);
         meter.record_in_all(Kind::Unmetered, Some(statement.text()), site);
     }
-    by != By::MeteredDriver
+    !by.is_metered()
 }

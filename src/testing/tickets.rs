@@ -120,7 +120,7 @@ impl Ticket {
         let is_waiting = || self.handles > 0 && self.entered_by.is_none();
         // Whoever else has asked for the span may keep it as long as it likes.
         let is_drivers = || match self.by {
-            By::MeteredDriver => true,
+            By::MeteredDriver | By::Itself => true,
             _ => matches!(site::asker(&self.site), Asker::SqliteDriver(_)),
         };
         self.entered > 0 || (is_waiting() && is_drivers())
@@ -185,7 +185,7 @@ impl Tickets {
         ticket.handles = ticket.handles.saturating_sub(1);
         let last = if ticket.handles == 0 { all.remove(&number) } else { None };
         let silent = last.as_ref().and_then(Ticket::silent);
-        if let Some(silent) = silent.filter(|silent| silent.by != By::MeteredDriver) {
+        if let Some(silent) = silent.filter(|silent| !silent.by.is_metered()) {
             self.silent.lock().unwrap_or_else(PoisonError::into_inner).push(silent);
         }
         drop(all);
@@ -207,7 +207,7 @@ impl Tickets {
         let mut unlogged = Unlogged::default();
         let open = self.lock().values().filter_map(Ticket::silent).collect::<Vec<_>>();
         let closed = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = open.iter().filter(|silent| silent.by != By::MeteredDriver);
+        let others = open.iter().filter(|silent| !silent.by.is_metered());
         for silent in closed.iter().chain(others) {
             let (Asker::SqliteDriver(command) | Asker::OtherDriver(command)) =
                 site::asker(&silent.site)

@@ -7,6 +7,7 @@ use sqlx::{
     Connection as _, Either, Executor, FromRow, QueryBuilder, Row, SqlSafeStr, Sqlite,
     SqliteExecutor,
 };
+use tracing::Instrument;
 
 use crate::{CONNECTIONS, measure, pool};
 
@@ -243,4 +244,38 @@ async fn the_figures_of_the_pool_are_those_of_the_inner_one() {
         assert!(matches!(error, sqlx::Error::PoolClosed));
     };
     assert_eq!(crate::usage_of(work).await.queries, 0, "it never got a connection");
+}
+
+#[tokio::test]
+async fn hooks_of_a_metered_pool_are_neither_counted_nor_unmetered() {
+    let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let hook = "SELECT 'hook'";
+    let options = options
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(hook).await.map(drop) })
+        })
+        .before_acquire(move |connection, _| {
+            Box::pin(async move { connection.execute(hook).await.map(|_| true) })
+        });
+    let pool: Pool<Sqlite> = options.connect_lazy("sqlite::memory:").unwrap().into();
+    // All of it on one text, so that one thing more is seen than was counted if any is mistaken.
+    let work = async {
+        for _ in 0..3 {
+            pool.execute(hook).await.unwrap();
+        }
+        pool.describe(hook.into_sql_str()).await.unwrap();
+        pool.prepare(hook.into_sql_str()).await.unwrap();
+    };
+    let witness = crate::Witness::new();
+    let usage = crate::usage_of(work).instrument(witness.span()).await;
+    // The connection has done all that it was sent.
+    pool.unmetered().acquire().await.unwrap().ping().await.unwrap();
+    assert!(witness.count() > 3 + 4, "the hooks were seen: {:?}", witness.texts());
+    assert_eq!((usage.queries, usage.unmetered), (3, 0));
+
+    // What is executed past it is unmetered still, also where it is the text of a hook.
+    let work = async { drop(pool.unmetered().execute(hook).await.unwrap()) };
+    let witness = crate::Witness::new();
+    let usage = crate::usage_of(work).instrument(witness.span()).await;
+    assert_eq!((usage.queries, usage.unmetered > 0), (0, true));
 }

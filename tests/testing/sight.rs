@@ -502,6 +502,30 @@ fn a_test_beside_it_that_nobody_measures_does_not_blind_it() {
 }
 
 #[tokio::test]
+async fn hooks_of_a_metered_pool_are_no_bypass() {
+    let hook = "SELECT 'hook'";
+    let options = SqlitePoolOptions::new().max_connections(1);
+    let options = options
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(hook).await.map(drop) })
+        })
+        .before_acquire(move |connection, _| {
+            Box::pin(async move { connection.execute(hook).await.map(|_| true) })
+        });
+    let pool = Pool::from(options.connect_lazy_with(SqliteConnectOptions::new()));
+    let record = measure(async {
+        for _ in 0..3 {
+            pool.execute(hook).await.unwrap();
+        }
+        pool.describe(sqlx::SqlStr::from_static(hook)).await.unwrap();
+    });
+    let record = record.await;
+    record.assert_queries(3);
+    record.assert_no_unmetered();
+    assert_eq!((record.usage().queries, unmetered(&record)), (3, vec![]));
+}
+
+#[tokio::test]
 async fn the_statements_of_a_batch_repeat_nothing_unless_the_batch_is_repeated() {
     let (_, pool) = pools().await;
     let batches = async |times: u32| {
