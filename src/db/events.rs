@@ -50,7 +50,8 @@ use crate::scope;
 ///
 /// A filter that drops the target `sqlx::query`, a `max_level` feature of `tracing` that compiles its events
 /// out, and a default subscriber without this layer: these are logged once, at WARN, with the target
-/// [`HEALTH`]. Not noticed is a pool whose `log_statements` is `Off`.
+/// [`HEALTH`]. Not noticed is a pool whose `log_statements` is `Off`, or is a level that a filter drops: where it is
+/// TRACE, a filter at DEBUG lets nothing of this pool pass.
 ///
 /// # Performance
 ///
@@ -69,8 +70,8 @@ use crate::scope;
 ///
 /// # Not seen
 ///
-/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. Not counted though seen: other
-/// transaction control, and what the driver sends to set a connection up. A text of several statements is one. The
+/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. `LISTEN` is seen, and counts. Not
+/// counted though seen: other transaction control, and what the driver sends to set a connection up. A text of several statements is one. The
 /// time includes what the consumer of a stream does between rows. An event that SQLite's
 /// thread emits after the work has ended is too late; `Usage::current` and the end of the work wait
 /// up to 2 ms for a thread that is about to emit it.

@@ -209,8 +209,8 @@ impl<T> Record<T> {
 
     /// The statements that passed through no metered connection, sorted by their text.
     ///
-    /// Those of plain pools of sqlx. What sqlx makes no event for is not seen: `COPY`, and
-    /// pools whose logging of statements is switched off.
+    /// Those of plain pools of sqlx, at whatever level these log, and the `LISTEN` of a listener. What sqlx
+    /// makes no event for is not seen: `COPY`, and pools whose logging of statements is switched off.
     pub fn unmetered(&self) -> &[Statement] {
         &self.account().unmetered
     }

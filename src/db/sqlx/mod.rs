@@ -56,9 +56,11 @@
 //! between two rows of a stream only while the next one is waited for.
 //!
 //! `BEGIN`, `COMMIT`, `ROLLBACK` and savepoints made with `begin`, `commit` and `rollback` are
-//! no queries: the first counts as a transaction, the time of all as query time. Neither is
-//! `prepare`, nor what the pool does to connect or to test a connection. A rollback by drop waits for
-//! nothing, so it takes no time of the work.
+//! no queries: the first counts as a transaction, the time of all as query time. Executed as statements of
+//! your own (`sqlx::query("BEGIN")`) they are queries as any other, and no transactions. No query either is
+//! `prepare` or `describe`, nor what the pool does to connect or to test a connection, its hooks
+//! (`after_connect`, `before_acquire`) included: these are not [`unmetered`](crate::Usage::unmetered)
+//! either. A rollback by drop waits for nothing, so it takes no time of the work.
 //!
 //! # What is refused
 //!
