@@ -19,7 +19,6 @@ use crate::memory;
 use crate::meter::Meter;
 use crate::meter::observed::{Observation, ReportedBy};
 use crate::meter::recording;
-use crate::meter::table::By;
 use crate::report::elsewhere::count_unattributed;
 use crate::report::fields::HEALTH;
 use crate::report::unmeasured::statements_are_metered;

@@ -24,12 +24,6 @@ impl Timer {
         Self { at, alarm: None }
     }
 
-    /// One that has not been set yet, with the deadline of this one.
-    #[cfg(feature = "http")]
-    pub(crate) fn again(&self) -> Self {
-        Self::new(self.at)
-    }
-
     /// Whether the time is up; if not, the task will be woken when it is, a few milliseconds late at most.
     #[inline]
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
@@ -42,12 +36,6 @@ impl Timer {
     /// Whether something is going to wake the task that polled last.
     pub(super) fn is_set(&self) -> bool {
         self.alarm.is_some()
-    }
-
-    /// Whether the time is up, without asking to be woken.
-    #[cfg(feature = "http")]
-    pub(crate) fn is_elapsed(&self) -> bool {
-        self.at.is_some_and(|at| Instant::now() >= at)
     }
 
     /// Looks at the clock, and sets the alarm.

@@ -12,11 +12,13 @@ use pin_project_lite::pin_project;
 use super::error::{BodyError, BoxError};
 use super::grpc::{self, Framing};
 use super::idle::Idle;
-use crate::deadline::{Detachable, Held, Timer};
+use super::wait::Deadline;
+use crate::deadline::{Detachable, Held};
 use crate::meter::recording::Unread;
 use crate::report::Outcome;
 use crate::resource::Resource;
 use crate::scope::Work;
+use crate::time::Instant;
 
 pin_project! {
     /// The response body of [`BudgetService`](super::BudgetService): the request ends with it.
@@ -27,11 +29,11 @@ pin_project! {
         // Its destructors run inside the scope as well.
         #[pin]
         inner: Held<B>,
-        // The payload of an answer of our own, for work that is over already.
-        rejection: Option<Bytes>,
+        // The payload of an answer of our own, for work that is over already. In a box, as is what else
+        // most answers do not have: an answer is moved about.
+        rejection: Option<Box<Bytes>>,
         work: Option<Work>,
-        #[pin]
-        timer: Timer,
+        deadline: Deadline,
         idle: Idle,
         sent: u64,
         complete: Complete,
@@ -68,18 +70,22 @@ pub(super) struct Ending {
 struct Complete {
     /// How the work ended if the body is complete.
     outcome: Outcome,
-    /// How long the body is; a server that has sent as much may drop it without asking for more.
-    length: Option<u64>,
+    /// How long the body is, or `UNKNOWN`; a server that has sent as much may drop it without asking for
+    /// more.
+    length: u64,
 }
 
 impl Complete {
+    /// No body is as long.
+    const UNKNOWN: u64 = u64::MAX;
+
     fn outcome_of_drop(self, sent: u64) -> Outcome {
-        if self.length == Some(sent) { self.outcome } else { Outcome::Cancelled }
+        if self.length == sent { self.outcome } else { Outcome::Cancelled }
     }
 }
 
 impl<B: Body + Detachable> ResponseBody<B> {
-    pub(super) fn new(body: B, work: Work, timer: Timer, ending: Ending) -> Self {
+    pub(super) fn new(body: B, work: Work, ending: Ending) -> Self {
         let Ending { status, outcome, is_head, is_call } = ending;
         // The server drops the body of an answer that by definition has none.
         let is_bodiless = is_head
@@ -87,7 +93,9 @@ impl<B: Body + Detachable> ResponseBody<B> {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_empty = is_bodiless || body.is_end_stream();
         let length = if is_empty { Some(0) } else { body.size_hint().exact() };
-        let is_timeless = work.meter().is_some_and(|meter| meter.headers_are_there());
+        if let Some(meter) = work.meter() {
+            meter.headers_are_there();
+        }
         let is_streamed = length.is_none();
         let unread = if is_streamed {
             Unread::of(work.meter().map(|meter| &**meter))
@@ -98,11 +106,11 @@ impl<B: Body + Detachable> ResponseBody<B> {
             inner: Held::new(body, poll_on),
             unread,
             rejection: None,
-            timer: if is_timeless { Timer::new(None) } else { timer },
+            deadline: Deadline::default(),
             idle: Idle::default(),
             work: Some(work),
             sent: 0,
-            complete: Complete { outcome, length },
+            complete: Complete { outcome, length: length.unwrap_or(Complete::UNKNOWN) },
             framing: is_call.then(Framing::default),
         }
     }
@@ -112,12 +120,12 @@ impl<B> ResponseBody<B> {
     pub(super) fn rejected(payload: Bytes) -> Self {
         Self {
             inner: Held::Done,
-            rejection: Some(payload).filter(|payload| !payload.is_empty()),
-            timer: Timer::new(None),
+            rejection: Some(payload).filter(|payload| !payload.is_empty()).map(Box::new),
+            deadline: Deadline::default(),
             idle: Idle::default(),
             work: None,
             sent: 0,
-            complete: Complete { outcome: Outcome::Cut, length: None },
+            complete: Complete { outcome: Outcome::Cut, length: Complete::UNKNOWN },
             unread: Unread::default(),
             framing: None,
         }
@@ -172,7 +180,7 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
         let mut this = self.project();
         if let Some(payload) = this.rejection.take() {
-            return Poll::Ready(Some(Ok(Frame::data(payload.into()))));
+            return Poll::Ready(Some(Ok(Frame::data(B::Data::from(*payload)))));
         }
         let Some(work) = this.work else { return Poll::Ready(None) };
         let (polled, is_end) = work.run(|| {
@@ -193,7 +201,7 @@ where
             this.idle.end(work);
         }
         let cut_by = |work: &Work| match work.cut(false) {
-            None if this.timer.is_elapsed() => Some(work.time_is_up()),
+            None if is_time_up(work) => Some(work.time_is_up()),
             cut => cut,
         };
         let cut = match polled {
@@ -221,7 +229,7 @@ where
                 *this.sent = this.sent.saturating_add(length);
                 add_sent(work, length);
                 // All of it was handed over, even if trailers may follow.
-                let is_whole = is_end || this.complete.length == Some(*this.sent);
+                let is_whole = is_end || this.complete.length == *this.sent;
                 // A frame that completes the answer is never thrown away; the next of an endless
                 // stream would never meet the clock otherwise.
                 let cut = if is_whole { None } else { cut_by(work) };
@@ -238,7 +246,7 @@ where
             }
             Poll::Pending => match work.cut(false) {
                 Some(cut) => cut,
-                None if this.timer.as_mut().poll_elapsed(cx) => work.time_is_up(),
+                None if this.deadline.poll_elapsed(work, cx) => work.time_is_up(),
                 None => match this.idle.poll_elapsed(work, cx).or_else(|| work.poll_cut(cx)) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
@@ -266,6 +274,11 @@ where
             (None, None) => SizeHint::with_exact(0),
         }
     }
+}
+
+/// Whether the time of the work is up, asked where nothing is waited for.
+fn is_time_up(work: &Work) -> bool {
+    work.deadline().is_some_and(|deadline| Instant::now() >= deadline)
 }
 
 /// Charges this request alone: what it runs inside hands over, if at all, a body of its own.

@@ -117,7 +117,7 @@ where
             },
             (None, Some(answer)) => {
                 let work = this.work.take().expect("taken only here");
-                return Poll::Ready(answered(answer, work, this.timer.again(), this.origin));
+                return Poll::Ready(answered(answer, work, this.origin));
             }
             (Some(cut), answer) => {
                 // An answer made without what was refused; its body belongs to the work.
@@ -137,7 +137,6 @@ where
 fn answered<B: Body + Detachable, E>(
     answer: Result<Response<B>, E>,
     mut work: Work,
-    timer: Timer,
     origin: &Origin,
 ) -> Result<Response<ResponseBody<B>>, E> {
     match answer {
@@ -154,7 +153,7 @@ fn answered<B: Body + Detachable, E>(
             let outcome = told.unwrap_or(if is_error { Outcome::Error } else { Outcome::Ok });
             let ending =
                 Ending { status, outcome, is_head: origin.is_head, is_call: origin.is_call };
-            Ok(response.map(|body| ResponseBody::new(body, work, timer, ending)))
+            Ok(response.map(|body| ResponseBody::new(body, work, ending)))
         }
         Err(error) => {
             work.finish(Outcome::Error);

@@ -49,6 +49,7 @@ mod policy;
 mod problem;
 mod reject;
 mod service;
+mod wait;
 
 pub use body::ResponseBody;
 pub use deadline::{DeadlineLayer, DeadlineService};

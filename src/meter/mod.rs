@@ -358,14 +358,12 @@ impl Meter {
         self.rare.get().is_some_and(|rare| rare.refusals.load(Relaxed) > OFTEN)
     }
 
-    /// The headers of a response are there; whether limits on the wall time have ended with them.
+    /// The headers of a response are there; limits on the wall time may have ended with them.
     #[cfg(feature = "http")]
-    pub(crate) fn headers_are_there(&self) -> bool {
-        let is_timeless = self.limits().end_at_headers;
-        if is_timeless {
+    pub(crate) fn headers_are_there(&self) {
+        if self.limits().end_at_headers {
             self.check_wall_time();
         }
-        is_timeless
     }
 
     /// Notes that the wall time of the work is over.
