@@ -621,6 +621,13 @@ impl Limits {
         (raw != NONE).then(|| Duration::from_nanos(raw))
     }
 
+    /// The lowest limit on the wall time, of any kind.
+    #[inline]
+    pub(crate) fn lowest_wall_time(&self) -> u64 {
+        let times = [Resource::TotalTime, Resource::SlowRequest];
+        times.iter().fold(NONE, |lowest, time| lowest.min(self.soft(*time)).min(self.hard(*time)))
+    }
+
     /// The most nanoseconds that a call of this name may take.
     pub(crate) fn external_timeout(&self, name: Key) -> u64 {
         let named = self.external_timeouts.iter().find(|timeout| timeout.key == name);

@@ -377,10 +377,24 @@ impl Meter {
         // Whoever runs the work looks at it, one at a time.
         if !self.timeless.load(Relaxed) {
             self.timeless.store(true, Relaxed);
-            let total = nanos(self.started.elapsed());
-            self.check_afterwards(Resource::TotalTime, total);
-            self.check_afterwards(Resource::SlowRequest, total);
+            let lowest = self.limits().lowest_wall_time();
+            // The clock is read only for a limit, and compared in its own measure.
+            let is_above = lowest != NONE
+                && self
+                    .started
+                    .checked_add(Duration::from_nanos(lowest))
+                    .is_some_and(|limit| Instant::now() > limit);
+            if is_above {
+                self.cross_wall_time();
+            }
         }
+    }
+
+    #[cold]
+    fn cross_wall_time(&self) {
+        let total = nanos(self.started.elapsed());
+        self.check_afterwards(Resource::TotalTime, total);
+        self.check_afterwards(Resource::SlowRequest, total);
     }
 
     /// The checks that can only be made at the end.

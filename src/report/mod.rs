@@ -51,6 +51,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
 use crate::memory::Delta;
 use crate::meter::Meter;
@@ -283,6 +285,14 @@ pub(crate) fn violation(
             reporter.violation(&violation);
         }
     });
+}
+
+/// Whether anybody may want to know of the end of a unit of work.
+#[inline]
+pub(crate) fn is_end_of_interest(meter: &Meter) -> bool {
+    cfg!(feature = "testing")
+        || LevelFilter::current() >= Level::DEBUG
+        || meter.reporter().is_some()
 }
 
 /// Reports the end of a unit of work.

@@ -39,15 +39,36 @@ pub(crate) fn is_metered() -> bool {
 /// Checks, when a unit of work ends, whether all that its budget limits is measured.
 ///
 /// At the end and not at the start, because a pool may be made by the first request that needs it.
+#[inline]
 pub(crate) fn check(limits: &Limits) {
+    if !IS_SETTLED.load(Relaxed) || are_commands_only_counted() {
+        look(limits);
+    }
+}
+
+/// All that is limited is measured from now on, or was said not to be.
+static IS_SETTLED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a client counts commands without knowing which: one may be made at any time.
+#[inline]
+fn are_commands_only_counted() -> bool {
+    #[cfg(feature = "mongodb")]
+    return COMMANDS_ARE_ONLY_COUNTED.load(Relaxed);
+    #[cfg(not(feature = "mongodb"))]
+    false
+}
+
+#[cold]
+fn look(limits: &Limits) {
+    let mut is_settled = true;
     if !STATEMENTS_ARE_METERED.load(Relaxed) {
         static SAID: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "no metered pool or client exists in this process: these limits can never \
                            be crossed, whatever the work uses";
-        say(&SAID, limits, &STATEMENTS, WHY);
+        is_settled &= say(&SAID, limits, &STATEMENTS, WHY);
     }
     #[cfg(feature = "mongodb")]
-    if COMMANDS_ARE_ONLY_COUNTED.load(Relaxed) {
+    if are_commands_only_counted() {
         static SAID: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "a MongoDB client of this process counts commands without knowing which \
                            (`Detail::Counts`): these limits see nothing of it";
@@ -57,7 +78,10 @@ pub(crate) fn check(limits: &Limits) {
         static SAID: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "the counting allocator is not installed in this process: these limits can \
                            never be crossed, whatever the work uses";
-        say(&SAID, limits, &MEMORY, WHY);
+        is_settled &= say(&SAID, limits, &MEMORY, WHY);
+    }
+    if is_settled {
+        IS_SETTLED.store(true, Relaxed);
     }
 }
 
@@ -92,10 +116,17 @@ const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 pub(crate) const MEMORY: [Resource; 3] =
     [Resource::Memory, Resource::Allocated, Resource::Retained];
 
-fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) {
+/// Says it once, if any of these is limited; whether it has been said.
+fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) -> bool {
     let named = || resources.iter().filter(|resource| limits.names(**resource));
-    if said.load(Relaxed) || named().next().is_none() || said.swap(true, Relaxed) {
-        return;
+    if said.load(Relaxed) {
+        return true;
+    }
+    if named().next().is_none() {
+        return false;
+    }
+    if said.swap(true, Relaxed) {
+        return true;
     }
     let names = named().map(|resource| resource.name()).collect::<Vec<_>>().join(", ");
     event!(
@@ -104,4 +135,5 @@ fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) {
         { RESOURCE } = names,
         "a budget limits {names}, but {why}",
     );
+    true
 }

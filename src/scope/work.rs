@@ -193,7 +193,9 @@ impl Work {
             #[cfg(feature = "witness")]
             meter.wait_for_drivers();
             meter.close();
-            memory::aside(|| report::finished(&meter, outcome));
+            if report::is_end_of_interest(&meter) {
+                memory::aside(|| report::finished(&meter, outcome));
+            }
             if is_any() {
                 // Taken out first, since its reporter was not made aside and is not freed aside.
                 drop(memory::aside(|| Arc::into_inner(meter)));
