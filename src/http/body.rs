@@ -197,7 +197,7 @@ where
             }
             (polled, is_end)
         });
-        if polled.is_ready() {
+        if polled.is_ready() && this.idle.is_waiting() {
             this.idle.end(work);
         }
         let cut_by = |work: &Work| match work.cut(false) {

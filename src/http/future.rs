@@ -27,8 +27,8 @@ pin_project! {
         future: Held<F>,
         // Handed on to the body.
         work: Option<Work>,
-        #[pin]
-        timer: Timer,
+        // Made at the first wait: most answers are ready by then.
+        timer: Option<Timer>,
         reject: Option<Arc<dyn Reject>>,
         origin: Origin,
     }
@@ -78,9 +78,8 @@ impl<F: Future + Detachable> ResponseFuture<F> {
         reject: Option<Arc<dyn Reject>>,
         origin: Origin,
     ) -> Self {
-        let timer = Timer::new(work.deadline());
         let future = Held::new(future, |future, cx| future.poll(cx).map(drop));
-        Self { future, work: Some(work), timer, reject, origin }
+        Self { future, work: Some(work), timer: None, reject, origin }
     }
 }
 
@@ -104,11 +103,11 @@ where
             }
         });
         // Most polls end here.
-        if answer.is_none() && !work.may_be_cut() && !this.timer.as_mut().poll_elapsed(cx) {
+        if answer.is_none() && !work.may_be_cut() && !poll_elapsed(this.timer, work, cx) {
             return Poll::Pending;
         }
         let cut = match (work.cut(answer.is_some()), answer) {
-            (None, None) => match this.timer.poll_elapsed(cx) {
+            (None, None) => match poll_elapsed(this.timer, work, cx) {
                 true => work.time_is_up(),
                 false => match work.poll_cut(cx) {
                     Some(cut) => cut,
@@ -132,6 +131,13 @@ where
             reject::answer(this.reject.as_deref(), cut.violation(), parts.as_deref(), *is_call);
         Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
     }
+}
+
+/// Whether the time of the work is up; if not, the task will be woken when it is.
+#[inline]
+fn poll_elapsed(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_>) -> bool {
+    let timer = timer.get_or_insert_with(|| Timer::new(work.deadline()));
+    Pin::new(timer).poll_elapsed(cx)
 }
 
 fn answered<B: Body + Detachable, E>(

@@ -41,6 +41,12 @@ impl Idle {
         is_elapsed.then(|| work.was_idle(wait.since.elapsed()))
     }
 
+    /// Whether there is a wait to be [ended](Self::end).
+    #[inline]
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Ends the wait: a piece is there, or the end.
     pub(super) fn end(&mut self, work: &Work) {
         if let (Some(wait), Some(meter)) = (self.0.take(), work.meter()) {
@@ -52,6 +58,7 @@ impl Idle {
 }
 
 impl Drop for Idle {
+    #[inline]
     fn drop(&mut self) {
         // Made aside, so freed aside.
         if let Some(wait) = self.0.take() {

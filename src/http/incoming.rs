@@ -40,8 +40,15 @@ pub enum QueueTime {
 
 impl Incoming {
     /// The budget that is left for a request with these headers, and how long the request has waited.
+    #[inline]
     pub(super) fn apply(self, budget: Budget, headers: &HeaderMap) -> (Budget, Option<Duration>) {
-        let mut budget = budget;
+        if self.honours_deadline || self.queue_time != QueueTime::Ignored {
+            return self.look(budget, headers);
+        }
+        (budget, None)
+    }
+
+    fn look(self, mut budget: Budget, headers: &HeaderMap) -> (Budget, Option<Duration>) {
         if self.honours_deadline
             && let Some(left) = caller_s_deadline(headers)
         {

@@ -87,6 +87,7 @@ where
 pub struct ByRoute;
 
 impl<B> Naming<B> for ByRoute {
+    #[inline]
     fn name(&self, request: &Request<B>) -> Name {
         let method = || Name::method(Methods::all().named(request.uri().path()));
         if grpc::is_call(request) {

@@ -23,15 +23,9 @@ pub(crate) struct Work {
     meter: Option<Arc<Meter>>,
     /// A piece of it has panicked.
     panicked: bool,
-    links: Links,
-}
-
-/// Whether it is settled inside which work this one runs.
-#[derive(Debug, Clone, Copy)]
-enum Links {
-    /// Not yet, for so many pieces more: a service may be called where its future is not polled.
-    Left(u8),
-    Settled,
+    /// For so many pieces more it is not settled inside which work this one runs: a service may be called
+    /// where its future is not polled.
+    links_left: u8,
 }
 
 impl Work {
@@ -50,6 +44,7 @@ impl Work {
         Self::start_with(Some(origin), name, budget, reporter, 1)
     }
 
+    #[inline]
     fn start_with(
         origin: Option<Origin>,
         name: Name,
@@ -61,14 +56,14 @@ impl Work {
         let meter = memory::aside(|| Arc::new(Meter::new(origin, name, budget, reporter)));
         #[cfg(feature = "witness")]
         crate::db::SqlxEvents::adopt(&meter);
-        Self { meter: Some(meter), panicked: false, links: Links::Left(pieces) }
+        Self { meter: Some(meter), panicked: false, links_left: pieces }
     }
 
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
     #[inline]
     pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
-        if let Links::Left(left) = self.links {
-            self.link(left);
+        if self.links_left > 0 {
+            self.link();
         }
         let panicking = Panicking(&mut self.panicked);
         let mut entered = Entered::new(&mut self.meter);
@@ -81,15 +76,22 @@ impl Work {
         result
     }
 
-    fn link(&mut self, left: u8) {
-        let is_inside = is_any();
-        if left > 1 && !is_inside {
-            self.links = Links::Left(left.saturating_sub(1));
-            return;
+    /// Settles inside which work this one runs, if it is inside any or this is the last piece to look.
+    #[inline]
+    fn link(&mut self) {
+        self.links_left = self.links_left.saturating_sub(1);
+        if is_any() {
+            self.settle(current());
+        } else if cfg!(feature = "witness") && self.links_left == 0 {
+            self.settle(None);
         }
-        self.links = Links::Settled;
+    }
+
+    #[cold]
+    fn settle(&mut self, outer: Option<Arc<Meter>>) {
+        self.links_left = 0;
         if let Some(meter) = &self.meter {
-            meter.link(if is_inside { current() } else { None });
+            meter.link(outer);
             #[cfg(feature = "witness")]
             meter.share_with_drivers();
         }
