@@ -172,6 +172,12 @@ impl SqlxEvents {
         Self(Mode::Witness(Bypasses::default()))
     }
 
+    /// Whether it counts statements, and does not only compare them.
+    #[cfg(feature = "testing")]
+    pub(crate) fn counts(&self) -> bool {
+        matches!(self.0, Mode::Count)
+    }
+
     /// Makes this work known to the layer that is part of the default subscriber here, if there is one.
     ///
     /// One load where the process has no such layer.

@@ -117,11 +117,18 @@ impl Meter {
     fn observe_here(&self, key: Key, statement: &Observation<'_>) -> bool {
         let Observation { text, time, rows, reporter } = *statement;
         let mut repeated = 0;
+        let mut was_unmetered = false;
         let counted = || self.statements.counted(key).map_or(0, |counted| counted.count);
-        let mut count = || repeated = self.statements.count(key, text);
+        let mut count = || {
+            was_unmetered = reporter == ReportedBy::Callback && self.is_overdue(key);
+            repeated = self.statements.count(key, text);
+        };
         let observed = &self.rare().observed;
         if !memory::aside(|| observed.take(key, reporter, counted, &mut count)) {
             return false;
+        }
+        if was_unmetered {
+            self.forget_unmetered(text);
         }
         let suspect = Suspect::Statement(key);
         self.add(Resource::Queries, 1, Suspect::TopStatement);
@@ -135,6 +142,36 @@ impl Meter {
         self.add_statement_time(Some(key), time);
         true
     }
+}
+
+#[cfg(feature = "witness")]
+impl Meter {
+    /// Whether a witness has seen this text more often than it was counted so far.
+    fn is_overdue(&self, key: Key) -> bool {
+        self.statements.is_overdue(key)
+    }
+
+    /// Takes back what a witness has said of a statement before its callback came.
+    fn forget_unmetered(&self, text: &str) {
+        let one_less = |unmetered: u64| unmetered.checked_sub(1);
+        // Nothing to take back where no witness has compared it.
+        let _ = self.rare().unmetered.fetch_update(Relaxed, Relaxed, one_less);
+        #[cfg(feature = "testing")]
+        memory::aside(|| self.recording().into_iter().for_each(|r| r.forget_unmetered(text)));
+        #[cfg(not(feature = "testing"))]
+        let _ = text;
+    }
+}
+
+#[cfg(not(feature = "witness"))]
+impl Meter {
+    #[expect(clippy::unused_self, reason = "without witnesses none has seen anything")]
+    fn is_overdue(&self, _: Key) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, reason = "without witnesses none has seen anything")]
+    fn forget_unmetered(&self, _: &str) {}
 }
 
 #[cfg(test)]

@@ -197,6 +197,12 @@ impl Table {
         self.find(key).is_some_and(|entry| entry.count() > entry.seen.load(Relaxed))
     }
 
+    /// Whether this text was seen more often than it was counted.
+    #[cfg(feature = "witness")]
+    pub(crate) fn is_overdue(&self, key: Key) -> bool {
+        self.find(key).is_some_and(|entry| entry.seen.load(Relaxed) > entry.count())
+    }
+
     /// Every text that was executed more often than it was counted, with how often more.
     #[cfg(feature = "witness")]
     pub(crate) fn uncounted(&self) -> impl Iterator<Item = (&Entry, u64)> {

@@ -115,7 +115,7 @@ impl<T> Record<T> {
         failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
-    /// Demands that every statement passed through a metered connection.
+    /// Demands that every statement passed through a metered connection, or was counted after the fact.
     ///
     /// # Panics
     ///

@@ -22,8 +22,12 @@ use tracing_core::span::Current;
 
 use super::site::{self, Asker};
 use super::tickets::{self, Ticket, Tickets};
+use crate::db::SqlxEvents;
+use crate::db::events::Executed;
 use crate::db::witness::{self, Statement};
 use crate::memory;
+use crate::meter::Meter;
+use crate::meter::observed::Observation;
 use crate::meter::recording::{self, Kind, Site};
 use crate::meter::table::By;
 use crate::scope;
@@ -32,6 +36,8 @@ use crate::scope;
 #[derive(Debug)]
 pub(super) struct Observer {
     inner: Dispatch,
+    /// A `SqlxEvents` is part of the subscriber that was there: what it counts is no bypass.
+    counts: bool,
     tickets: Arc<Tickets>,
     this: OnceLock<WeakDispatch>,
 }
@@ -99,7 +105,8 @@ impl Observer {
         LazyLock::force(&SECOND);
         let tickets = Arc::new(Tickets::default());
         let inner = dispatcher::get_default(Dispatch::clone);
-        let observer = Self { inner, tickets: tickets.clone(), this: OnceLock::new() };
+        let counts = Self::counts(&inner);
+        let observer = Self { inner, counts, tickets: tickets.clone(), this: OnceLock::new() };
         let before = IS_OURS.replace(true);
         let dispatch = Dispatch::new(observer);
         IS_OURS.set(before);
@@ -109,6 +116,12 @@ impl Observer {
     /// Whether the default subscriber here is the one of a measurement.
     pub(super) fn is_in_place() -> bool {
         dispatcher::get_default(|default| default.is::<Self>())
+    }
+
+    /// Whether this subscriber, or the one around which it is an observer, counts statements.
+    fn counts(subscriber: &Dispatch) -> bool {
+        subscriber.downcast_ref::<Self>().is_some_and(|outer| outer.counts)
+            || subscriber.downcast_ref::<SqlxEvents>().is_some_and(SqlxEvents::counts)
     }
 
     /// The span of the inner subscriber that this one stands for; `None` where there is none.
@@ -184,9 +197,12 @@ impl Subscriber for Observer {
                 tickets::note_event();
             }
             // What an inner measurement has seen is charged to the outer one already.
-            if let Some(statement) = Statement::executed(event)
-                && is_unmetered(&statement, !witness::is_seen())
-            {
+            let is_new = !witness::is_seen();
+            let is_unmetered = match self.counts {
+                true => Executed::of(event).is_some_and(|executed| count(&executed, is_new)),
+                false => Statement::executed(event).is_some_and(|it| compare(&it, is_new)),
+            };
+            if is_unmetered {
                 self.tickets.note_logged();
             }
         });
@@ -260,30 +276,59 @@ impl Subscriber for Observer {
             // Held as long as the ticket is.
             let span = inner.id().map(|id| self.inner.clone_span(id));
             let by = if is_metered { by } else { By::Others };
+            if self.counts && !is_metered {
+                // The thread of a driver charges it, and may so cut it while it waits.
+                meter.share();
+            }
             Current::new(self.tickets.open(Ticket::new(span, meter, by, site)), metadata)
         })
     }
 }
 
-/// Compares a statement that was executed with what was counted, unless that was done before; whether it is
-/// of a connection that is not metered.
-fn is_unmetered(statement: &Statement, is_new: bool) -> bool {
+/// In which work a statement was executed, by whom, and where if that was noted beforehand.
+///
+/// None of a metered connection that is used in no work: that is no bypass.
+fn whose() -> Option<(Arc<Meter>, By, Option<Site>)> {
     let ticket = tickets::entered();
     let (current, here) = (scope::current(), witness::by());
-    let (meter, by, site) = match (current, ticket) {
+    match (current, ticket) {
         // Statements of PostgreSQL and MySQL come up in the work itself.
         (Some(meter), ticket) => {
             let theirs = ticket.map(|ticket| ticket.by).filter(|by| by.is_metered());
-            (meter, if here.is_metered() { here } else { theirs.unwrap_or(By::Anyone) }, None)
+            let by = if here.is_metered() { here } else { theirs.unwrap_or(By::Anyone) };
+            Some((meter, by, None))
         }
         // A metered connection that is used in no work is no bypass.
-        (None, Some(_)) if here.is_metered() => return false,
-        (None, Some(ticket)) => (ticket.meter, ticket.by, Some(ticket.site)),
-        (None, None) => return false,
-    };
+        (None, Some(_)) if here.is_metered() => None,
+        (None, Some(ticket)) => Some((ticket.meter, ticket.by, Some(ticket.site))),
+        (None, None) => None,
+    }
+}
+
+/// Compares a statement that was executed with what was counted, unless that was done before; whether it is
+/// of a connection that is not metered.
+fn compare(statement: &Statement, is_new: bool) -> bool {
+    let Some((meter, by, site)) = whose() else { return false };
     if is_new && statement.compare(&meter, by) {
         let site = || site.unwrap_or_else(Site::capture);
         meter.record_in_all(Kind::Unmetered, Some(statement.text()), site);
     }
     !by.is_metered()
+}
+
+/// Counts a statement that was executed, unless that was done before; whether it is of a connection that is
+/// not metered.
+fn count(executed: &Executed, is_new: bool) -> bool {
+    let Some((meter, by, site)) = whose() else { return false };
+    let is_metered = by.is_metered();
+    if is_new && !is_metered {
+        let Observation { text, rows, time, .. } = executed.observation();
+        if meter.observe(&executed.observation()) {
+            let site = || site.unwrap_or_else(Site::capture);
+            let recorded = meter.record_in_all(Kind::Observed, Some(text), site);
+            recorded.add_rows(rows);
+            recorded.add_time(time);
+        }
+    }
+    !is_metered
 }

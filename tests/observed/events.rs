@@ -17,7 +17,7 @@ static INSTALLED: LazyLock<()> = LazyLock::new(|| {
     tracing::subscriber::set_global_default(subscriber).unwrap();
 });
 
-async fn plain_pool() -> SqlitePool {
+pub(crate) async fn plain_pool() -> SqlitePool {
     LazyLock::force(&INSTALLED);
     SqlitePoolOptions::new().max_connections(4).connect("sqlite::memory:").await.unwrap()
 }

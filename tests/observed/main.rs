@@ -6,4 +6,5 @@
 
 mod callbacks;
 mod events;
+mod measured;
 mod writes;

@@ -158,6 +158,16 @@ impl Recording {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
+    /// Takes back the latest entry of a statement that nothing had counted, since it is counted now.
+    pub(crate) fn forget_unmetered(&self, text: &str) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it =
+            |entry: &Arc<Entry>| entry.kind == Kind::Unmetered && entry.text() == Some(text);
+        if let Some(position) = entries.iter().rposition(is_it) {
+            entries.remove(position);
+        }
+    }
+
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
