@@ -70,9 +70,28 @@ use run as run_itself;
 
 pin_project! {
     /// A future of a driver.
+    ///
+    /// Dropped midway it is at work for the last time: sqlx reports then what it has executed.
     pub(super) struct Driver<F> {
+        // None once it is over.
         #[pin]
-        pub(super) future: F,
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Driver<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut future = this.project().future;
+            if future.is_some() {
+                run(|| future.set(None));
+            }
+        }
+    }
+}
+
+impl<F> Driver<F> {
+    #[inline]
+    pub(super) fn new(future: F) -> Self {
+        Self { future: Some(future) }
     }
 }
 
@@ -80,7 +99,15 @@ impl<F: Future> Future for Driver<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let polled = run(|| self.project().future.poll(cx));
+        let polled = run(|| {
+            let mut this = self.project();
+            let future = this.future.as_mut().as_pin_mut();
+            let polled = future.expect("not polled again after it was done").poll(cx);
+            if polled.is_ready() {
+                this.future.set(None);
+            }
+            polled
+        });
         if polled.is_pending() {
             touch();
         }

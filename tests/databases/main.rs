@@ -13,6 +13,7 @@ mod mariadb;
 mod mongo;
 mod mongo_cut;
 mod mongo_session;
+mod observed;
 mod postgres;
 mod retained;
 mod sql;
@@ -39,6 +40,7 @@ fn main() {
     clean::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
+    observed::tests(&mut suite);
     retained::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();

@@ -23,7 +23,7 @@ pub(crate) fn tests(suite: &mut Suite) {
     );
 }
 
-const DIALECT: Dialect = Dialect {
+pub(crate) const DIALECT: Dialect = Dialect {
     create: "CREATE TABLE budget_items (id INT PRIMARY KEY, hits INT NOT NULL DEFAULT 0)",
     insert: "INSERT INTO budget_items (id) VALUES (?)",
     one: "SELECT id FROM budget_items WHERE id = ?",
@@ -36,7 +36,7 @@ const DIALECT: Dialect = Dialect {
 programs_on!(MySql, DIALECT);
 
 /// A pool on a database of its own, made anew: tests run side by side.
-async fn pool(url: &str, database: &'static str) -> Pool<MySql> {
+pub(crate) async fn pool(url: &str, database: &'static str) -> Pool<MySql> {
     let admin = MySqlPool::connect(url).await.expect("the server is there");
     for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
         let statement = sqlx::AssertSqlSafe(format!("{statement} {database}"));
@@ -55,16 +55,16 @@ async fn pool(url: &str, database: &'static str) -> Pool<MySql> {
 }
 
 /// The log is one table for all, read whole each time: whoever counts by it empties it first.
-static LOG: Mutex<()> = Mutex::new(());
+pub(crate) static LOG: Mutex<()> = Mutex::new(());
 
 /// Empties the log; to be called with [`LOG`] held.
-async fn new_log(pool: &Pool<MySql>) {
+pub(crate) async fn new_log(pool: &Pool<MySql>) {
     let raw = pool.unmetered();
     sqlx::raw_sql("TRUNCATE mysql.general_log").execute(raw).await.expect("empties the log");
 }
 
 /// How many statements on our table the connections of this pool have sent for execution, by the log.
-async fn logged(pool: &Pool<MySql>) -> u64 {
+pub(crate) async fn logged(pool: &Pool<MySql>) -> u64 {
     let mut ids = Vec::new();
     let mut all = Vec::new();
     for _ in 0..3 {

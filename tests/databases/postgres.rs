@@ -50,7 +50,7 @@ fn handed_by_sqlx(url: &str) {
     TestFn::run_test(test as fn(PgPool) -> _, TestArgs::new("handed_by_sqlx"));
 }
 
-const DIALECT: Dialect = Dialect {
+pub(crate) const DIALECT: Dialect = Dialect {
     create: "CREATE TABLE budget_items (id INT PRIMARY KEY, hits INT NOT NULL DEFAULT 0)",
     insert: "INSERT INTO budget_items (id) VALUES ($1)",
     one: "SELECT id FROM budget_items WHERE id = $1",
@@ -79,44 +79,48 @@ async fn pool(url: &str, schema: &'static str, connections: u32) -> Pool<Postgre
     pool
 }
 
+/// A pool on a database of its own, since the statistics of the server are kept by database; and one to ask
+/// for them.
+pub(crate) async fn database(url: &str, name: &'static str) -> (Pool<Postgres>, PgPool) {
+    let admin = PgPool::connect(url).await.expect("the server is there");
+    sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(&admin).await.ok();
+    for statement in [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")]
+    {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(&admin)
+            .await
+            .expect("makes a database");
+    }
+    let options: PgConnectOptions = url.parse().expect("a connection string");
+    let options = options.database(name);
+    let pool =
+        PgPoolOptions::new().max_connections(3).connect_with(options).await.expect("connects");
+    let pool = Pool::from(pool);
+    make_table(&pool).await;
+    (pool, admin)
+}
+
+/// How many statements on our table the server has executed in this database, by its own statistics.
+pub(crate) async fn executed(pool: &Pool<Postgres>, witness: &PgPool, name: &str) -> u64 {
+    // Whatever is still on its way to the server, or back, is over once every connection answers.
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut connection = pool.unmetered().acquire().await.expect("acquires");
+        sqlx::Connection::ping(&mut *connection).await.expect("answers");
+        all.push(connection);
+    }
+    let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements AS seen
+        JOIN pg_database ON pg_database.oid = seen.dbid
+        WHERE datname = $1 AND query LIKE '%budget_items%' AND query NOT LIKE 'DELETE%'";
+    let calls = sqlx::query_scalar::<_, i64>(calls).bind(name).fetch_one(witness).await;
+    calls.expect("counts").cast_unsigned()
+}
+
 fn equal(url: &str, workers: usize) {
     let runtime = runtime(workers);
-    let (pool, witness) = runtime.block_on(async {
-        // In a database of its own: the statistics of the server are kept by database.
-        let name = if workers == 0 { "budget_one" } else { "budget_two" };
-        let admin = PgPool::connect(url).await.expect("the server is there");
-        sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(&admin).await.ok();
-        for statement in
-            [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")]
-        {
-            sqlx::query(sqlx::AssertSqlSafe(statement))
-                .execute(&admin)
-                .await
-                .expect("makes a database");
-        }
-        let options: PgConnectOptions = url.parse().expect("a connection string");
-        let options = options.database(name);
-        let pool =
-            PgPoolOptions::new().max_connections(3).connect_with(options).await.expect("connects");
-        let pool = Pool::from(pool);
-        make_table(&pool).await;
-        (pool, admin)
-    });
     let name = if workers == 0 { "budget_one" } else { "budget_two" };
-    let executed = async || {
-        // Whatever is still on its way to the server, or back, is over once every connection answers.
-        let mut all = Vec::new();
-        for _ in 0..3 {
-            let mut connection = pool.unmetered().acquire().await.expect("acquires");
-            sqlx::Connection::ping(&mut *connection).await.expect("answers");
-            all.push(connection);
-        }
-        let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements AS seen
-            JOIN pg_database ON pg_database.oid = seen.dbid
-            WHERE datname = $1 AND query LIKE '%budget_items%' AND query NOT LIKE 'DELETE%'";
-        let calls = sqlx::query_scalar::<_, i64>(calls).bind(name).fetch_one(&witness).await;
-        calls.expect("counts").cast_unsigned()
-    };
+    let (pool, witness) = runtime.block_on(database(url, name));
+    let executed = async || executed(&pool, &witness, name).await;
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config)
         .run(&programs(), |program| runtime.block_on(equal_the_server(&pool, &program, &executed)));

@@ -110,3 +110,22 @@ async fn a_task_that_is_carried_counts_for_the_work_and_its_outer_work() {
     };
     assert_eq!(outer.budgeted("outer", Budget::new()).await, Ok((1, 1)));
 }
+
+#[tokio::test]
+async fn statements_of_the_any_driver_are_counted() {
+    LazyLock::force(&INSTALLED);
+    sqlx::any::install_default_drivers();
+    let options = sqlx::any::AnyPoolOptions::new().max_connections(1);
+    let plain = options.connect("sqlite::memory:").await.unwrap();
+    let metered = Pool::from(plain.clone());
+    let work = async {
+        let rows = sqlx::query("SELECT 1 UNION SELECT 2").fetch_all(&plain).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        sqlx::query("SELECT 1").execute(&metered).await.unwrap();
+        sqlx::query("SELECT 1").execute(&plain).await.unwrap();
+        sqlx::Connection::ping(&mut *plain.acquire().await.unwrap()).await.unwrap();
+        Usage::current().unwrap()
+    };
+    let usage = work.budgeted("work", Budget::new()).await.unwrap();
+    assert_eq!((usage.queries, usage.observed, usage.unmetered), (3, 2, 0), "{usage:?}");
+}

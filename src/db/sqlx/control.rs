@@ -29,7 +29,7 @@ pub(super) async fn send<DB: Database>(raw: &mut DB::Connection, text: &'static 
 }
 
 pub(super) async fn send_text<DB: Database>(raw: &mut DB::Connection, text: SqlStr) -> Sent {
-    match (Driver { future: DB::TransactionManager::begin(raw, Some(text)) }).await {
+    match Driver::new(DB::TransactionManager::begin(raw, Some(text))).await {
         Ok(()) => Sent::InTransaction,
         Err(sqlx::Error::BeginFailed) => Sent::Outside,
         Err(sqlx::Error::Database(error)) => Sent::Refused(error),

@@ -221,7 +221,7 @@ async fn execute<DB: Database>(
         Err(cut) => return Err(refuse(cut).await),
     };
     let mut execution = Execution::new(query, was_interrupted);
-    let result = Driver { future: (methods.execute)(connection, request) }.await;
+    let result = Driver::new((methods.execute)(connection, request)).await;
     execution.is_over();
     result
 }
@@ -255,7 +255,7 @@ async fn fetch_optional<DB: Database>(
         Err(cut) => return Err(refuse(cut).await),
     };
     let mut execution = Execution::new(query, was_interrupted);
-    let row = Driver { future: (methods.fetch_optional)(connection, request) }.await;
+    let row = Driver::new((methods.fetch_optional)(connection, request)).await;
     execution.is_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
         query.add_rows(1);

@@ -52,12 +52,24 @@ enum State<'e, DB: Database> {
         begun: Option<Begun>,
     },
     Running {
-        results: BoxStream<'e, sqlx::Result<Step<DB>>>,
+        results: Driven<'e, DB>,
         execution: Execution<'e, Option<Query>>,
         batch: Batch,
     },
     Refused(Refusal),
     Done,
+}
+
+/// The results as the driver brings them.
+struct Driven<'e, DB: Database>(Option<BoxStream<'e, sqlx::Result<Step<DB>>>>);
+
+/// Dropped midway the driver is at work for the last time: sqlx reports then what it has executed.
+impl<DB: Database> Drop for Driven<'_, DB> {
+    fn drop(&mut self) {
+        if let Some(results) = self.0.take() {
+            driver::run(|| drop(results));
+        }
+    }
 }
 
 /// Where in a batch of statements the results are.
@@ -94,7 +106,7 @@ impl<'e, DB: Database> Results<'e, DB> {
                     let methods = connection.methods();
                     let (connection, was_interrupted) = connection.parts();
                     let execution = Execution::new(query, was_interrupted);
-                    let results = (methods.fetch_many)(connection, request);
+                    let results = Driven(Some((methods.fetch_many)(connection, request)));
                     self.state = State::Running { results, execution, batch };
                 }
                 State::New { connection, request, begun } => {
@@ -135,7 +147,8 @@ impl<DB: Database> Stream for Results<'_, DB> {
         let State::Running { results, execution, batch } = state else {
             return Poll::Ready(None);
         };
-        let polled = driver::run(|| results.as_mut().poll_next(cx));
+        let Some(driven) = &mut results.0 else { return Poll::Ready(None) };
+        let polled = driver::run(|| driven.as_mut().poll_next(cx));
         if let Some(query) = &mut **execution {
             match &polled {
                 // The clock is read only where there is a wait: a row that is there costs nothing.
@@ -163,6 +176,7 @@ impl<DB: Database> Stream for Results<'_, DB> {
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             execution.is_over();
+            results.0 = None;
             self.state = State::Done;
         }
         polled

@@ -64,7 +64,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let mut transaction = Self { connection, stage: Stage::Beginning(depth) };
         let (raw, was_interrupted) = transaction.parts();
         let mut execution = Execution::new(wait, was_interrupted);
-        let begun = Driver { future: DB::TransactionManager::begin(raw, statement) }.await;
+        let begun = Driver::new(DB::TransactionManager::begin(raw, statement)).await;
         execution.is_over();
         drop(execution);
         match begun {
@@ -97,7 +97,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         self.stage = Stage::Committing;
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
-        let committed = Driver { future: DB::TransactionManager::commit(raw) }.await;
+        let committed = Driver::new(DB::TransactionManager::commit(raw)).await;
         execution.is_over();
         drop(execution);
         self.stage = if committed.is_ok() { Stage::Over } else { Stage::Open };
@@ -115,7 +115,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         }
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
-        let rolled_back = Driver { future: DB::TransactionManager::rollback(raw) }.await;
+        let rolled_back = Driver::new(DB::TransactionManager::rollback(raw)).await;
         execution.is_over();
         drop(execution);
         if rolled_back.is_ok() {
