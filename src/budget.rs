@@ -163,6 +163,25 @@ impl Budget {
         self.time(Resource::ConnectionWait, limit)
     }
 
+    /// Round trips to a cache; soft by default.
+    ///
+    /// Commands on a connection of the feature `redis`; a pipeline is one. They are apart from
+    /// [`queries`](Self::queries).
+    pub fn cache_calls(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::CacheCalls, limit)
+    }
+
+    /// Round trips to a cache by one and the same kind of command (an N+1), such as `GET user:*`; soft by
+    /// default.
+    pub fn repeated_cache_calls(self, limit: impl Into<Limit<u64>>) -> Self {
+        self.count(Resource::RepeatedCacheCalls, limit)
+    }
+
+    /// Time spent waiting for caches, added up; soft by default.
+    pub fn cache_time(self, limit: impl Into<Limit<Duration>>) -> Self {
+        self.time(Resource::CacheTime, limit)
+    }
+
     /// Peak of live bytes; soft by default. Needs the
     /// [`CountingAllocator`](crate::alloc::CountingAllocator).
     ///

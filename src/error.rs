@@ -119,6 +119,10 @@ fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.get_ref().map(|inner| inner as &(dyn Error + 'static));
     }
+    // An error in an `Arc` is one by itself, and the source of the inner one its own.
+    if let Some(error) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**error);
+    }
     #[cfg(feature = "http")]
     return crate::http::held(error);
     #[cfg(not(feature = "http"))]

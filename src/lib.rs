@@ -54,7 +54,8 @@
 //!
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
-//! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client.
+//! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client. [`redis`]: an instrumented
+//!   connection.
 //! * [`db`]: the door for other stores.
 //! * [`task`]: background work: any future, [job runners](TaskBudgetLayer), closures, children.
 //!   [`ExternalExt`]: calls to external systems.
@@ -68,6 +69,7 @@
 //! * `alloc` (default): the counting allocator.
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
+//! * `redis`: an instrumented connection to Redis.
 //! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`: aliases such
 //!   as `sqlx::PgPool`, and that driver of sqlx.
 //! * `witness`: counts, or reports, statements that reach sqlx past the metered pools.
@@ -106,6 +108,8 @@ mod writes;
 pub use budget::Budget;
 #[cfg(feature = "mongodb")]
 pub use db::mongodb;
+#[cfg(feature = "redis")]
+pub use db::redis;
 #[cfg(feature = "sqlx")]
 pub use db::sqlx;
 pub use error::Cut;

@@ -36,6 +36,12 @@ pub enum Resource {
     SlowQuery,
     /// Time spent waiting for a connection from a pool, added up.
     ConnectionWait,
+    /// Round trips to a cache.
+    CacheCalls,
+    /// Round trips to a cache by the one kind of command that was sent most often.
+    RepeatedCacheCalls,
+    /// Time spent waiting for a cache, added up.
+    CacheTime,
     /// The peak of live bytes.
     Memory,
     /// Bytes allocated, whether or not they were freed again.
@@ -71,6 +77,9 @@ impl Resource {
         Self::QueryTime,
         Self::SlowQuery,
         Self::ConnectionWait,
+        Self::CacheCalls,
+        Self::RepeatedCacheCalls,
+        Self::CacheTime,
         Self::Memory,
         Self::Allocated,
         Self::Retained,
@@ -99,6 +108,9 @@ impl Resource {
             Self::QueryTime => "query_time",
             Self::SlowQuery => "slow_query",
             Self::ConnectionWait => "connection_wait",
+            Self::CacheCalls => "cache_calls",
+            Self::RepeatedCacheCalls => "repeated_cache_calls",
+            Self::CacheTime => "cache_time",
             Self::Memory => "memory",
             Self::Allocated => "allocated",
             Self::Retained => "retained",
@@ -122,11 +134,14 @@ impl Resource {
             | Self::Writes
             | Self::Rows
             | Self::Transactions
+            | Self::CacheCalls
+            | Self::RepeatedCacheCalls
             | Self::ExternalCalls => Unit::Count,
             Self::Memory | Self::Allocated | Self::Retained | Self::ResponseBytes => Unit::Bytes,
             Self::QueryTime
             | Self::SlowQuery
             | Self::ConnectionWait
+            | Self::CacheTime
             | Self::ExternalTime
             | Self::ExternalTimeout
             | Self::TotalTime
@@ -154,6 +169,11 @@ impl Resource {
             (Self::Rows, false) => "rows",
             (Self::Transactions, true) => "transaction",
             (Self::Transactions, false) => "transactions",
+            (Self::CacheCalls, true) => "cache call",
+            (Self::CacheCalls, false) => "cache calls",
+            (Self::RepeatedCacheCalls, true) => "cache call of the same kind",
+            (Self::RepeatedCacheCalls, false) => "cache calls of the same kind",
+            (Self::CacheTime, _) => "waiting for caches",
             (Self::ExternalCalls, true) => "external call",
             (Self::ExternalCalls, false) => "external calls",
             (Self::QueryTime, _) => "of query time",

@@ -53,6 +53,13 @@ pub struct Usage {
     pub connection_wait: Duration,
     /// Statements seen that did not pass through a metered connection.
     pub unmetered: u64,
+    /// Round trips to a cache.
+    pub cache_calls: u64,
+    /// How often the kind of command was sent to a cache that was sent most often.
+    pub repeated_cache_calls: u64,
+    /// Time spent waiting for caches; concurrent waits add up.
+    #[serde(serialize_with = "seconds")]
+    pub cache_time: Duration,
     /// Peak of live bytes; `None` without the counting allocator.
     pub memory: Option<u64>,
     /// Bytes allocated; `None` without the counting allocator.
@@ -114,6 +121,10 @@ impl fmt::Display for Usage {
         }
         if self.unmetered > 0 {
             write!(f, ", {} unmetered", self.unmetered)?;
+        }
+        if self.cache_calls > 0 {
+            let calls = Counted(Resource::CacheCalls, self.cache_calls);
+            write!(f, ", {calls} ({})", Time(self.cache_time))?;
         }
         if self.external_calls > 0 {
             let calls = Counted(Resource::ExternalCalls, self.external_calls);

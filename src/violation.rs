@@ -135,7 +135,8 @@ impl Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// The statement that crossed the limit or, for a count, the one that ran most often.
+    /// The statement that crossed the limit or, for a count, the one that ran most often; of calls to caches
+    /// the kind of command.
     #[non_exhaustive]
     Statement {
         /// Its text, as the program gave it; values are in it only if the program put them there.

@@ -203,6 +203,7 @@ fn databases_are_handles_and_connections_are_values() {
     everywhere::<Connection<Sqlite>>();
     everywhere::<PoolConnection<Sqlite>>();
     everywhere::<Transaction<'static, Sqlite>>();
+    handle::<request_budget::redis::Connection<u8>>();
     handle::<Client>();
     everywhere::<ClientSession>();
     sent::<StartSession<'_>>();

@@ -28,6 +28,8 @@
 //! ```
 
 mod begun;
+#[cfg(feature = "redis")]
+mod cache;
 #[cfg(feature = "sqlx")]
 pub(crate) mod driver;
 #[cfg(feature = "witness")]
@@ -36,6 +38,8 @@ pub(crate) mod events;
 pub mod mongodb;
 mod observed;
 mod query;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 #[cfg(feature = "sqlx")]

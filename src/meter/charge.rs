@@ -1,5 +1,8 @@
 //! What is charged to a unit of work, and what is refused to it.
 
+#[cfg(feature = "redis")]
+mod cache;
+
 #[cfg(feature = "mongodb")]
 use std::iter;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -132,6 +132,13 @@ impl Meter {
             waiting: None,
         };
         let cause = match suspect {
+            #[cfg(feature = "redis")]
+            Suspect::Cache(key) => self.caches().and_then(|all| all.counted(key)).map(statement),
+            #[cfg(feature = "redis")]
+            Suspect::TopCacheCall => {
+                let all = self.used(Resource::CacheCalls);
+                self.caches().and_then(|table| table.most(all)).map(statement)
+            }
             Suspect::Nobody => None,
             Suspect::Statement(key) => self.statements.counted(key).map(statement),
             Suspect::TopStatement => self.top_statement().map(statement),

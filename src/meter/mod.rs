@@ -114,6 +114,12 @@ pub(crate) enum Suspect {
     /// The statement that ran most often, if that is known.
     TopStatement,
     External(Key),
+    /// A kind of command to a cache.
+    #[cfg(feature = "redis")]
+    Cache(Key),
+    /// The kind that was sent most often, if that is known.
+    #[cfg(feature = "redis")]
+    TopCacheCall,
     /// Whatever has taken most of the time.
     Time,
 }
@@ -185,6 +191,11 @@ impl Meter {
 
     pub(crate) fn externals(&self) -> Option<&Table> {
         self.rare.get().map(|rare| &rare.externals)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn caches(&self) -> Option<&Table> {
+        self.rare.get().map(|rare| &rare.caches)
     }
 
     fn rare(&self) -> &Rare {
@@ -509,6 +520,9 @@ impl Meter {
             slow_query: time(Resource::SlowQuery),
             connection_wait: time(Resource::ConnectionWait),
             unmetered: rare.map_or(0, |rare| rare.unmetered.load(Relaxed)),
+            cache_calls: count(Resource::CacheCalls),
+            repeated_cache_calls: count(Resource::RepeatedCacheCalls),
+            cache_time: time(Resource::CacheTime),
             memory: measured(peak),
             allocated: measured(count(Resource::Allocated).saturating_add(pending.allocated)),
             retained: measured(live.saturating_add_signed(pending.net)),

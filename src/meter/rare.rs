@@ -22,6 +22,9 @@ pub(super) struct Rare {
     /// The work itself, which waits for a cut that comes up elsewhere.
     pub(super) waiter: Waiter,
     pub(super) externals: Table,
+    /// Kinds of commands to caches.
+    #[cfg(feature = "redis")]
+    pub(super) caches: Table,
     /// How often something was refused.
     pub(super) refusals: AtomicU32,
     /// Commands under way; charged with their time when they end.

@@ -32,7 +32,7 @@ pub const ATTRIBUTES: &str = "attributes";
 pub const BEGUN_BY: &str = "begun_by";
 /// The innermost span at the crossing.
 pub const PLACE: &str = "place";
-/// The statement that crossed the limit or ran most often.
+/// The statement, or kind of command to a cache, that crossed the limit or ran most often.
 pub const STATEMENT: &str = "statement";
 /// The call to an external system that crossed the limit.
 pub const EXTERNAL: &str = "external";
@@ -77,6 +77,12 @@ pub const SLOW_QUERY: &str = "slow_query_us";
 pub const CONNECTION_WAIT: &str = "connection_wait_us";
 /// See [`Usage::unmetered`](crate::Usage::unmetered).
 pub const UNMETERED: &str = "unmetered";
+/// See [`Usage::cache_calls`](crate::Usage::cache_calls).
+pub const CACHE_CALLS: &str = "cache_calls";
+/// See [`Usage::repeated_cache_calls`](crate::Usage::repeated_cache_calls).
+pub const REPEATED_CACHE_CALLS: &str = "repeated_cache_calls";
+/// See [`Usage::cache_time`](crate::Usage::cache_time); microseconds.
+pub const CACHE_TIME: &str = "cache_time_us";
 /// See [`Usage::memory`](crate::Usage::memory); bytes, absent where it is not measured.
 pub const MEMORY: &str = "memory";
 /// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured.

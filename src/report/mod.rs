@@ -240,6 +240,12 @@ impl<'a> Report<'a> {
         self.meter.statements().uncounted().map(tally)
     }
 
+    /// The kinds of commands that it sent to caches, in no particular order; bounded as well.
+    #[cfg(feature = "redis")]
+    pub fn cache_calls(&self) -> impl Iterator<Item = Tally<'a>> {
+        self.meter.caches().into_iter().flat_map(Table::iter).map(Tally::new)
+    }
+
     /// The external systems that it called, by name, in no particular order; bounded as well.
     pub fn external_calls(&self) -> impl Iterator<Item = Tally<'a>> {
         self.meter.externals().into_iter().flat_map(Table::iter).map(Tally::new)

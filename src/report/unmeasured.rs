@@ -22,6 +22,21 @@ pub(crate) fn commands_are_only_counted() {
     COMMANDS_ARE_ONLY_COUNTED.store(true, Relaxed);
 }
 
+/// Set by an instrumented connection to a cache.
+static CACHES_ARE_METERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this process has something that counts calls to caches.
+#[cfg(feature = "redis")]
+pub(crate) fn caches_are_metered() {
+    CACHES_ARE_METERED.store(true, Relaxed);
+}
+
+/// Whether this process has something that counts calls to caches.
+#[cfg(feature = "testing")]
+pub(crate) fn has_cache() -> bool {
+    CACHES_ARE_METERED.load(Relaxed)
+}
+
 /// Notes that this process has something that counts statements.
 pub(crate) fn statements_are_metered() {
     // Read first: a store would take the line from every other thread that reads it.
@@ -74,6 +89,12 @@ fn look(limits: &Limits) {
                            (`Detail::Counts`): these limits see nothing of it";
         say(&SAID, limits, &TOLD_APART, WHY);
     }
+    if !CACHES_ARE_METERED.load(Relaxed) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        const WHY: &str = "no metered connection to a cache exists in this process: these limits can never \
+                           be crossed, whatever the work uses";
+        say(&SAID, limits, &CACHES, WHY);
+    }
     if !memory::is_measured() {
         static SAID: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "the counting allocator is not installed in this process: these limits can \
@@ -110,6 +131,9 @@ pub(crate) const STATEMENTS: [Resource; 8] = [
 #[cfg(feature = "mongodb")]
 const TOLD_APART: [Resource; 4] =
     [Resource::RepeatedQueries, Resource::Writes, Resource::Rows, Resource::Transactions];
+
+pub(crate) const CACHES: [Resource; 3] =
+    [Resource::CacheCalls, Resource::RepeatedCacheCalls, Resource::CacheTime];
 
 const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 

@@ -7,6 +7,8 @@ use crate::writes::is_write;
 
 pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
                                 the client by `request_budget::mongodb::Client`";
+pub(super) const CACHE: &str =
+    "wrap the connection where it is made, `request_budget::redis::Connection::new(connection)`";
 pub(super) const CARRY: &str = "carry along the tasks that are part of the work, `request_budget::task::spawn` or \
                                 `.in_current_budget()`; measure a server by a `Recorder`; declare what is no part of it: \
                                 `testing::unrelated(..)`";
@@ -55,6 +57,7 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
         Resource::Transactions => {
             vec!["put what belongs together into one transaction".to_owned()]
         }
+        Resource::CacheCalls | Resource::RepeatedCacheCalls | Resource::CacheTime => caches(account),
         Resource::Memory | Resource::Allocated | Resource::Retained => memory(account),
         Resource::ExternalCalls | Resource::ExternalTime => {
             vec!["ask for all at once, call at the same time, or keep what changes rarely".to_owned()]
@@ -96,6 +99,16 @@ pub(super) fn repeated(statement: &Statement) -> String {
         _ => "do it once for all",
     };
     format!("`{}` was executed {repetitions} times: {instead}", Line(text))
+}
+
+fn caches(account: &Account) -> Vec<String> {
+    let most = account.cache_calls.iter().max_by_key(|call| call.executions);
+    let Some(most) = most.filter(|call| call.executions > 1) else { return Vec::new() };
+    vec![format!(
+        "`{}` was sent {} times: ask for all keys at once (MGET), or send a pipeline",
+        Line(&most.text),
+        most.executions
+    )]
 }
 
 fn memory(account: &Account) -> Vec<String> {

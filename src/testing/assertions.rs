@@ -46,6 +46,15 @@ impl<T> Record<T> {
                 doubts::warn_of_nothing(account, Location::caller());
             }
         }
+        let caches = named(&unmeasured::CACHES);
+        if !caches.is_empty() && !account.sight.cache_exists {
+            failure.push(
+                format!(
+                    "the budget limits {caches}, but no metered connection to a cache exists in this process"
+                ),
+                vec![advice::CACHE.to_owned()],
+            );
+        }
         let memory = named(&unmeasured::MEMORY);
         if !memory.is_empty() && !account.sight.memory {
             failure.push(
@@ -232,6 +241,9 @@ fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
         Resource::QueryTime => nanos(usage.query_time),
         Resource::SlowQuery => nanos(usage.slow_query),
         Resource::ConnectionWait => nanos(usage.connection_wait),
+        Resource::CacheCalls => usage.cache_calls,
+        Resource::RepeatedCacheCalls => usage.repeated_cache_calls,
+        Resource::CacheTime => nanos(usage.cache_time),
         Resource::Memory => usage.memory.ok_or(Unknown::Said)?,
         Resource::Allocated => usage.allocated.ok_or(Unknown::Said)?,
         Resource::Retained => usage.retained.ok_or(Unknown::Said)?,

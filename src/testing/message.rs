@@ -139,6 +139,11 @@ fn print(text: &mut String, account: &Account, style: Style) {
             sites(text, &begin.sites(), style);
         }
     }
+    if usage.cache_calls > 0 {
+        let sum = Summary(vec![Some(usage.cache_calls.to_string()), timed("", usage.cache_time)]);
+        line(text, format_args!("{}{sum}", style.head("cache calls: ")));
+        statements(text, &account.cache_calls, style);
+    }
     if usage.external_calls > 0 {
         let sum =
             Summary(vec![Some(usage.external_calls.to_string()), timed("", usage.external_time)]);

@@ -48,6 +48,7 @@ pub(super) struct Account {
     pub(super) usage: Usage,
     pub(super) statements: Vec<Statement>,
     pub(super) transactions: Vec<Statement>,
+    pub(super) cache_calls: Vec<Statement>,
     pub(super) external_calls: Vec<ExternalCall>,
     pub(super) unmetered: Vec<Statement>,
     pub(super) elsewhere: Vec<Statement>,
@@ -76,6 +77,8 @@ pub(super) struct Surroundings {
 pub(super) struct Sight {
     /// Something in this process counts statements.
     pub(super) pool_exists: bool,
+    /// Something in this process counts calls to caches.
+    pub(super) cache_exists: bool,
     pub(super) memory: bool,
     /// Why the events of sqlx are not all seen, where that is so.
     pub(super) unseen: Option<Unseen>,
@@ -202,6 +205,13 @@ impl<T> Record<T> {
         &self.account().statements
     }
 
+    /// The commands that it sent to caches, by their kind, such as `GET user:*`; sorted by it.
+    ///
+    /// Of the feature `redis`. A pipeline is one.
+    pub fn cache_calls(&self) -> &[Statement] {
+        &self.account().cache_calls
+    }
+
     /// The external systems that it called, sorted by name.
     pub fn external_calls(&self) -> &[ExternalCall] {
         &self.account().external_calls
@@ -245,13 +255,16 @@ impl<T> Serialize for Record<T> {
             rows: u64,
             transactions: u64,
             statements: &'a [Statement],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            cache_calls: &'a [Statement],
             external_calls: &'a [ExternalCall],
             unmetered: &'a [Statement],
         }
 
-        let Account { usage, statements, external_calls, unmetered, .. } = self.account();
+        let Account { usage, statements, cache_calls, external_calls, unmetered, .. } =
+            self.account();
         let Usage { queries, rows, transactions, .. } = *usage;
-        Shape { queries, rows, transactions, statements, external_calls, unmetered }
+        Shape { queries, rows, transactions, statements, cache_calls, external_calls, unmetered }
             .serialize(serializer)
     }
 }
@@ -321,6 +334,7 @@ impl Account {
             usage,
             statements: of(Kind::is_statement).into_iter().map(statement).collect(),
             transactions: of(Kind::is_transaction).into_iter().map(statement).collect(),
+            cache_calls: of(Kind::is_cache_call).into_iter().map(statement).collect(),
             external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
             unmetered: of(|kind| kind == Kind::Unmetered).into_iter().map(statement).collect(),
             elsewhere: tally(suspects.iter().map(|stray| &*stray.entry))
@@ -330,6 +344,7 @@ impl Account {
             peak: recording.peak(),
             sight: Sight {
                 pool_exists: unmeasured::is_metered(),
+                cache_exists: unmeasured::has_cache(),
                 memory: memory::is_measured(),
                 unseen: match () {
                     () if LevelFilter::DEBUG > STATIC_MAX_LEVEL => Some(message::NO_EVENTS),

@@ -15,6 +15,7 @@ mod mongo_cut;
 mod mongo_session;
 mod observed;
 mod postgres;
+mod redis;
 mod retained;
 mod sql;
 mod testing;
@@ -41,6 +42,7 @@ fn main() {
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
     observed::tests(&mut suite);
+    redis::tests(&mut suite);
     retained::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();

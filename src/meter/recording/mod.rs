@@ -36,6 +36,9 @@ pub(crate) enum Kind {
     #[cfg(feature = "sqlx")]
     Transaction,
     External,
+    /// A round trip to a cache, by the kind of its command.
+    #[cfg(feature = "redis")]
+    CacheCall,
     /// A statement that was counted after the fact, in SQL as it seems.
     Observed,
     /// A statement in SQL that nothing counted.
@@ -58,6 +61,13 @@ impl Kind {
         #[cfg(feature = "sqlx")]
         return self == Self::Transaction;
         #[cfg(not(feature = "sqlx"))]
+        false
+    }
+
+    pub(crate) fn is_cache_call(self) -> bool {
+        #[cfg(feature = "redis")]
+        return self == Self::CacheCall;
+        #[cfg(not(feature = "redis"))]
         false
     }
 

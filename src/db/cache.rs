@@ -1,0 +1,63 @@
+//! One round trip to a cache.
+
+use std::sync::Arc;
+
+use crate::deadline::Refusal;
+use crate::error::Cut;
+use crate::memory;
+use crate::meter::Meter;
+use crate::meter::recording::{Kind, Recorded};
+use crate::meter::table::Key;
+use crate::scope;
+use crate::time::Instant;
+
+/// One round trip to a cache, until dropped.
+///
+/// Charged to the unit of work that is running where it begins, and to all that this one runs inside;
+/// nothing outside of any.
+pub(crate) struct CacheCall(Option<Begun>);
+
+struct Begun {
+    meter: Arc<Meter>,
+    key: Key,
+    since: Instant,
+    recorded: Recorded,
+}
+
+impl CacheCall {
+    /// Counts a round trip and starts its clock; the command is without values.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what would cross a hard limit, and all that comes after such a crossing, but never at once:
+    /// first the future is `Pending`, and the task woken.
+    pub(crate) async fn begin(command: impl Fn() -> String) -> Result<Self, Cut> {
+        match Self::start(command) {
+            Ok(call) => Ok(call),
+            Err(cut) => Err(Refusal::new(cut).await),
+        }
+    }
+
+    fn start(command: impl Fn() -> String) -> Result<Self, Cut> {
+        let Some(meter) = scope::current() else { return Ok(Self(None)) };
+        let command = memory::aside(command);
+        let key = Key::of(&command);
+        let taken = meter.take_cache_call(key, &command);
+        let recorded = match &taken {
+            Ok(()) => meter.record(Kind::CacheCall, Some(&command)),
+            Err(_) => Recorded::default(),
+        };
+        memory::aside(|| drop(command));
+        taken?;
+        Ok(Self(Some(Begun { meter, key, since: Instant::now(), recorded })))
+    }
+}
+
+impl Drop for CacheCall {
+    fn drop(&mut self) {
+        let Some(Begun { meter, key, since, recorded }) = self.0.take() else { return };
+        let time = since.elapsed();
+        meter.chain().for_each(|meter| meter.add_cache_time(key, time));
+        recorded.add_time(time);
+    }
+}
