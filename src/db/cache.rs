@@ -49,7 +49,9 @@ impl CacheCall {
         };
         memory::aside(|| drop(command));
         taken?;
-        Ok(Self(Some(Begun { meter, key, since: Instant::now(), recorded })))
+        let since = Instant::now();
+        meter.chain().for_each(|meter| meter.begin_cache_wait(key, since));
+        Ok(Self(Some(Begun { meter, key, since, recorded })))
     }
 }
 
@@ -57,7 +59,10 @@ impl Drop for CacheCall {
     fn drop(&mut self) {
         let Some(Begun { meter, key, since, recorded }) = self.0.take() else { return };
         let time = since.elapsed();
-        meter.chain().for_each(|meter| meter.add_cache_time(key, time));
+        for meter in meter.chain() {
+            meter.end_cache_wait(key);
+            meter.add_cache_time(key, time);
+        }
         recorded.add_time(time);
     }
 }

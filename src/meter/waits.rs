@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Meter;
-use super::table::Key;
+use super::table::{Key, Table};
 use crate::resource::Resource;
 use crate::time::{Instant, nanos};
 use crate::violation::Cause;
@@ -60,6 +60,21 @@ impl Meter {
         self.rare().externals.end_wait(key);
     }
 
+    /// Notes that a call to a cache, which was counted, is in flight.
+    #[cfg(feature = "redis")]
+    pub(crate) fn begin_cache_wait(&self, key: Key, since: Instant) {
+        if let Some(caches) = self.caches() {
+            caches.begin_wait(key, self.offset(since));
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn end_cache_wait(&self, key: Key) {
+        if let Some(caches) = self.caches() {
+            caches.end_wait(key);
+        }
+    }
+
     /// Notes that something else is waited for.
     #[cfg(feature = "sqlx")]
     pub(crate) fn begin_other_wait(&self, what: WaitFor, since: Instant) {
@@ -82,14 +97,18 @@ impl Meter {
     pub(super) fn cause_of_time(&self) -> Cause {
         let now = self.offset(Instant::now());
         let waiting = |nanos: Option<u64>| nanos.map(Duration::from_nanos);
-        let statement = self.statements.slowest(now).map(|(counted, since)| {
-            let time = Duration::from_nanos(counted.nanos);
-            let text = counted.text.into_owned();
-            (
-                time,
-                Cause::Statement { text, executions: counted.count, time, waiting: waiting(since) },
-            )
-        });
+        let statement = |table: &Table| {
+            table.slowest(now).map(|(counted, since)| {
+                let (time, waiting) = (Duration::from_nanos(counted.nanos), waiting(since));
+                let (text, executions) = (counted.text.into_owned(), counted.count);
+                (time, Cause::Statement { text, executions, time, waiting })
+            })
+        };
+        #[cfg(feature = "redis")]
+        let cache = self.caches().and_then(statement);
+        #[cfg(not(feature = "redis"))]
+        let cache = None;
+        let statement = statement(&self.statements);
         let call = self.externals().and_then(|all| all.slowest(now)).map(|(counted, since)| {
             let time = Duration::from_nanos(counted.nanos);
             let name = counted.text.into_owned();
@@ -97,6 +116,7 @@ impl Meter {
         });
         let all = [
             statement,
+            cache,
             call,
             self.connection_waits(now),
             self.transaction_wait(now),
