@@ -223,3 +223,21 @@ fn giving_a_connection_back_is_nobodys_memory() {
     assert!(retained.iter().max() < Some(&512), "{:?}", retained.iter().max());
     assert_eq!(told, []);
 }
+
+#[test]
+fn a_leak_of_a_hundred_bytes_a_run_is_told_of_by_default() {
+    static LIST: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    LIST.lock().unwrap().reserve(100_000);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&told);
+    let growth = Growth::new().with_listener(move |climb| keep.lock().unwrap().push(climb.clone()));
+    Builder::new_current_thread().build().unwrap().block_on(async {
+        for _ in 0..100_000 {
+            let run = leak(&LIST, 100).budgeted("job", Budget::new());
+            run.with_reporter(growth.clone()).await.unwrap();
+        }
+    });
+    let told: Vec<_> = told.lock().unwrap().iter().map(|climb| climb.runs).collect();
+    // 8 MiB are 83,886 of them, and one that does not count.
+    assert_eq!(told, [83_888]);
+}
