@@ -8,8 +8,9 @@ use request_budget::db::SqlxEvents;
 use request_budget::report::{Report, Reporter};
 use request_budget::sqlx::Pool;
 use request_budget::{Budget, BudgetExt, Usage, Violation};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{MySqlPool, PgPool};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Executor, MySqlPool, PgPool};
 use tracing::instrument::WithSubscriber;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -21,11 +22,16 @@ pub(crate) fn tests(suite: &mut Suite) {
         &[
             ("bypass_a_job_queue_with_a_plain_pool_is_seen_on_postgres", job_queue),
             ("bypass_driver_questions_of_its_own_are_nobody_s_bypass", own_questions),
+            ("bypass_hooks_of_a_metered_pool_are_none_on_postgres", hooks_of_postgres),
+            ("bypass_a_listener_is_seen", listener),
         ],
     );
     suite.with_server(
         "REQUEST_BUDGET_MYSQL_URL",
-        &[("bypass_a_plain_pool_is_seen_on_mariadb", plain_mariadb)],
+        &[
+            ("bypass_a_plain_pool_is_seen_on_mariadb", plain_mariadb),
+            ("bypass_hooks_of_a_metered_pool_are_none_on_mariadb", hooks_of_mariadb),
+        ],
     );
 }
 
@@ -118,5 +124,52 @@ fn plain_mariadb(url: &str) {
         unmetered.sort();
         assert_eq!(unmetered, [("SELECT 1".to_owned(), 1), ("SELECT 2".to_owned(), 1)]);
         assert_eq!(usage.unmetered, 2);
+    });
+}
+
+/// Statements on a pool of one connection whose hooks execute the same text.
+macro_rules! hooks {
+    ($options:expr, $url:expr) => {{
+        const HOOK: &str = "SELECT 'hook'";
+        let options = $options.max_connections(1);
+        let options = options.after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(HOOK).await.map(drop) })
+        });
+        let options = options.before_acquire(|connection, _| {
+            Box::pin(async move { connection.execute(HOOK).await.map(|_| true) })
+        });
+        let pool = Pool::from(options.connect_lazy($url).expect("a connection string"));
+        let (usage, unmetered) = watched(async {
+            for _ in 0..3 {
+                pool.execute(HOOK).await.expect("executes");
+            }
+            pool.describe(sqlx::SqlStr::from_static(HOOK)).await.expect("describes");
+        })
+        .await;
+        assert_eq!((usage.queries, usage.unmetered), (3, 0), "{unmetered:?}");
+        // The witness is not blind to that text.
+        let past = async { drop(pool.unmetered().execute(HOOK).await.expect("executes")) };
+        assert!(watched(past).await.0.unmetered > 0);
+    }};
+}
+
+fn hooks_of_postgres(url: &str) {
+    with_runtime(0, async { hooks!(PgPoolOptions::new(), url) });
+}
+
+fn hooks_of_mariadb(url: &str) {
+    with_runtime(0, async { hooks!(MySqlPoolOptions::new(), url) });
+}
+
+fn listener(url: &str) {
+    with_runtime(0, async {
+        let pool = Pool::from(PgPool::connect(url).await.expect("connects"));
+        let (usage, unmetered) = watched(async {
+            let listener = PgListener::connect_with(pool.unmetered()).await;
+            listener.expect("connects").listen("news").await.expect("listens");
+        })
+        .await;
+        assert_eq!((usage.queries, usage.unmetered), (0, 1));
+        assert_eq!(unmetered, [("LISTEN \"news\"".to_owned(), 1)]);
     });
 }
