@@ -49,6 +49,9 @@ pub(crate) fn tests(suite: &mut Suite) {
 /// Longer than any cleaning takes, or a new connection, on the slowest machine.
 const LONG: Duration = Duration::from_secs(10);
 
+/// How long a connection is cleaned before it is closed.
+const PATIENCE: Duration = Duration::from_millis(25);
+
 /// Work on this pool that hangs up once it has executed these and waits for something else.
 macro_rules! hang_up_after {
     ($pool:expr, $statements:expr) => {{
@@ -105,10 +108,13 @@ async fn postgres_session(url: &str) {
         hang_up_after!(pool, statements);
         let since = Instant::now();
         let left: String = sqlx::query_scalar(LEFT).fetch_one(&plain).await.expect("fetches");
-        assert!(since.elapsed() < LONG, "{statements:?}: {:?}", since.elapsed());
+        let waited = since.elapsed();
+        assert!(waited < LONG, "{statements:?}: {waited:?}");
         assert_eq!(left, "", "{statements:?}");
         let after: i32 = sqlx::query_scalar(session).fetch_one(&plain).await.expect("fetches");
-        assert_eq!(before == after, is_kept, "{statements:?}");
+        // Where the machine is so busy that the cleaning takes longer, it is closed after all.
+        let is_overdue = is_kept && waited >= PATIENCE;
+        assert!((before == after) == is_kept || is_overdue, "{statements:?}, after {waited:?}");
         let lock = "SET lock_timeout = '5s'; LOCK TABLE clean_session; RESET lock_timeout";
         sqlx::raw_sql(lock).execute(&admin).await.expect("nobody has it locked");
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM clean_session")
@@ -120,9 +126,18 @@ async fn postgres_session(url: &str) {
 }
 
 async fn postgres_copy(url: &str) {
-    let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
+    let admin = PgPool::connect(url).await.expect("connects");
     let make = "DROP TABLE IF EXISTS clean_copy; CREATE TABLE clean_copy (a INT)";
-    sqlx::raw_sql(make).execute(&plain).await.expect("makes a table");
+    sqlx::raw_sql(make).execute(&admin).await.expect("makes a table");
+    let options: sqlx::postgres::PgConnectOptions = url.parse().expect("a connection string");
+    let options = options.application_name("clean_copy");
+    let plain = PgPoolOptions::new().max_connections(1).connect_with(options).await;
+    let plain = plain.expect("connects");
+    let copying = async || {
+        let copying = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+                       AND query LIKE 'COPY%' AND application_name = 'clean_copy'";
+        sqlx::query_scalar::<_, i64>(copying).fetch_one(&admin).await.expect("counts")
+    };
     let pool = Pool::from(plain.clone());
     for is_in in [true, false] {
         let reached = Notify::new();
@@ -146,7 +161,10 @@ async fn postgres_copy(url: &str) {
         {
             let work = pin!(work.budgeted("copy", Budget::new()));
             select(work, pin!(reached.notified())).await;
+            assert_eq!(copying().await, 1, "it is cut in the middle");
         }
+        // Its place in the pool is free before anything else happens: nothing is waited for.
+        assert_eq!(plain.size(), 0);
         let since = Instant::now();
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM clean_copy")
             .fetch_one(&plain)
@@ -154,6 +172,9 @@ async fn postgres_copy(url: &str) {
             .expect("fetches");
         assert_eq!(rows, 0);
         assert!(since.elapsed() < LONG, "{:?}", since.elapsed());
+        while copying().await > 0 {
+            assert!(since.elapsed() < LONG, "the server goes on with it");
+        }
     }
 }
 
@@ -220,10 +241,13 @@ async fn mariadb_session(url: &str) {
         let left = "SELECT CAST(concat_ws(' ', @left, nullif(@@max_statement_time, 0), \
                     nullif(database(), 'budget_clean'), nullif(IS_FREE_LOCK('clean'), 1)) AS CHAR)";
         let left: String = sqlx::query_scalar(left).fetch_one(&plain).await.expect("fetches");
-        assert!(since.elapsed() < LONG, "{statements:?}: {:?}", since.elapsed());
+        let waited = since.elapsed();
+        assert!(waited < LONG, "{statements:?}: {waited:?}");
         assert_eq!(left, "", "{statements:?}");
         let after: u64 = sqlx::query_scalar(session).fetch_one(&plain).await.expect("fetches");
-        assert_eq!(before == after, is_kept, "{statements:?}");
+        // Where the machine is so busy that the cleaning takes longer, it is closed after all.
+        let is_overdue = is_kept && waited >= PATIENCE;
+        assert!((before == after) == is_kept || is_overdue, "{statements:?}, after {waited:?}");
         sqlx::query("SELECT a FROM clean_session").fetch_all(&plain).await.expect("no temporary");
         let locked = "LOCK TABLES budget_clean.clean_session WRITE WAIT 5; UNLOCK TABLES";
         sqlx::raw_sql(locked).execute(&admin).await.expect("nobody has it locked");
