@@ -5,6 +5,7 @@
 
 #![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
+mod aggregate;
 mod bypass;
 mod clean;
 mod cut;
@@ -37,6 +38,7 @@ fn main() {
     mongo::tests(&mut suite);
     mongo_cut::tests(&mut suite);
     mongo_session::tests(&mut suite);
+    aggregate::tests(&mut suite);
     bypass::tests(&mut suite);
     clean::tests(&mut suite);
     cut::tests(&mut suite);
