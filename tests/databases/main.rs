@@ -18,6 +18,7 @@ mod observed;
 mod postgres;
 mod redis;
 mod retained;
+mod rows;
 mod sql;
 mod testing;
 
@@ -46,6 +47,7 @@ fn main() {
     observed::tests(&mut suite);
     redis::tests(&mut suite);
     retained::tests(&mut suite);
+    rows::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
