@@ -148,7 +148,9 @@ macro_rules! hooks {
         .await;
         assert_eq!((usage.queries, usage.unmetered), (3, 0), "{unmetered:?}");
         // The witness is not blind to that text.
-        let past = async { drop(pool.unmetered().execute(HOOK).await.expect("executes")) };
+        let past = async {
+            pool.unmetered().execute(HOOK).await.expect("executes");
+        };
         assert!(watched(past).await.0.unmetered > 0);
     }};
 }
