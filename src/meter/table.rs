@@ -40,8 +40,10 @@ struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
     /// The driver, for a metered connection or for itself.
+    #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     MeteredDriver,
     /// A metered pool or its driver, besides the statements of the work: in a hook, or to describe one.
+    #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     Itself,
     /// That cannot be told.
     Anyone,
