@@ -94,23 +94,30 @@ fn of_surroundings(account: &Account) -> Vec<String> {
     for woken in &surroundings.wakes {
         let waking = site::waking(&woken.site);
         is_joined |= waking.is_task;
+        let client = waking.client.or(waking.is_socket.then_some(SOCKET));
+        clients.extend(client.filter(|client| !clients.contains(client)));
         if let Some(last) = &woken.after
             && !waking.is_clock
             && !waking.is_socket
-            // What wakes the waiters of a task does that in no task.
-            && (waking.is_task || woken.from.task == last.task)
         {
             let is_new = match last.task {
                 Some(_) => last.task > surroundings.newest.0,
                 None => woken.from.thread > surroundings.newest.1,
             };
-            let list = if is_new { &mut outside } else { &mut earlier };
+            let is_inside = || surroundings.inside.iter().any(|e| Arc::ptr_eq(e, &last.entry));
+            // Which task has ended is not known where its waiters are woken: one that is older is not waited for.
+            let is_of_waker = !waking.is_task && woken.from.task == last.task;
+            let list = match is_new {
+                // Of these it is decided elsewhere whether they may be part of the work.
+                true if is_inside() => continue,
+                true if is_of_waker || (waking.is_task && last.task.is_some()) => &mut outside,
+                false if is_of_waker => &mut earlier,
+                _ => continue,
+            };
             if !list.iter().any(|entry| Arc::ptr_eq(entry, &last.entry)) {
                 list.push(&last.entry);
             }
         }
-        let client = waking.client.or(waking.is_socket.then_some(SOCKET));
-        clients.extend(client.filter(|client| !clients.contains(client)));
     }
     // Those of the same runtime that may be part of the work fail the assertion.
     if let n @ 1.. = outside.len() {

@@ -64,6 +64,8 @@ pub(super) struct Surroundings {
     pub(super) wakes: Vec<Woken>,
     /// What ran outside of the runtime while the work was polled, in threads and tasks begun meanwhile.
     pub(super) outside: Vec<Arc<Entry>>,
+    /// What ran in the runtime, in no recorded work: it is suspected to be of the work, or it is not.
+    pub(super) inside: Vec<Arc<Entry>>,
     /// Tasks that it has spawned, and of which nothing is known.
     pub(super) uncarried: usize,
     /// The runtime has more tasks than before.
@@ -270,7 +272,7 @@ impl<T> Serialize for Record<T> {
 }
 
 impl Surroundings {
-    fn of(recording: &Recording, outside: Vec<Stray>) -> Self {
+    fn of(recording: &Recording, inside: &[Stray], outside: Vec<Stray>) -> Self {
         let Existing { task, thread } = *recording.existing();
         let spawned = recording.spawned().clone();
         let is_begun_by_it = |stray: &Stray| match stray.ran.task {
@@ -281,6 +283,7 @@ impl Surroundings {
         Self {
             wakes: recording.wakes(),
             outside: outside.filter(is_begun_by_it).map(|stray| stray.entry).collect(),
+            inside: inside.iter().map(|stray| stray.entry.clone()).collect(),
             uncarried: spawned.unknown(),
             has_more_tasks: recording.has_more_tasks(),
             newest: (task, thread),
@@ -327,7 +330,7 @@ impl Account {
         let outside;
         (strays, outside) = strays.into_iter().partition(|stray| stray.is_in_runtime);
         let suspects = attribution::suspects(recording, &strays, has_served);
-        let surroundings = Surroundings::of(recording, outside);
+        let surroundings = Surroundings::of(recording, &strays, outside);
         let mut usage = meter.usage(Delta::default());
         usage.unmetered = entries.iter().filter(unmetered).map(|entry| entry.times()).sum();
         Self {

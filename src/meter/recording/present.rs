@@ -86,6 +86,8 @@ pub(crate) struct Recording {
     alive: Option<usize>,
     /// How many polls of the recorded work are going on.
     pub(super) polls: AtomicUsize,
+    /// The number of the first statement in no work that began or ended since it was started.
+    pub(super) first_last: u64,
     /// Who has woken the recorded work, while nothing that is counted was in flight.
     wakes: Mutex<Vec<Woken>>,
     /// The subscriber while the recorded work runs.
@@ -112,6 +114,7 @@ impl Recording {
             carried: AtomicUsize::new(0),
             alive: alive_tasks(),
             polls: AtomicUsize::new(0),
+            first_last: waits::next_last(),
             wakes: Mutex::default(),
             subscriber: OnceLock::new(),
             is_in_place: OnceLock::new(),

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::present::{Entry, Recording, Site, is_live};
 use super::spawns::Whereabouts;
@@ -26,6 +26,15 @@ pub(crate) struct Woken {
 pub(crate) struct Last {
     pub(crate) entry: Arc<Entry>,
     pub(crate) task: Option<u64>,
+    number: u64,
+}
+
+/// How many of them have begun or ended in this process.
+static LASTS: AtomicU64 = AtomicU64::new(0);
+
+/// The number that the next one gets.
+pub(super) fn next_last() -> u64 {
+    LASTS.load(Relaxed)
 }
 
 thread_local! {
@@ -45,7 +54,8 @@ pub(crate) fn touch() {
 /// Notes that a statement in no work is begun, or has ended, here.
 pub(super) fn note_last(entry: &Arc<Entry>) {
     memory::aside(|| {
-        let last = Last { entry: entry.clone(), task: Whereabouts::here(false).task };
+        let number = LASTS.fetch_add(1, Relaxed);
+        let last = Last { entry: entry.clone(), task: Whereabouts::here(false).task, number };
         // Fails where the thread ends, and wakes nobody any more.
         let before = LAST.try_with(|here| here.replace(Some(last)));
         drop(before);
@@ -87,8 +97,10 @@ impl Recording {
         memory::aside(|| {
             let from = Whereabouts::here(false);
             let last = LAST.try_with(|last| last.borrow().clone()).ok().flatten();
-            // What wakes a task's waiters is in no task any more.
-            let after = last.filter(|last| from.task.is_none() || from.task == last.task);
+            // One that has ended before the recording began says nothing. And what wakes the waiters of a task is
+            // in no task any more.
+            let is_meant = |last: &Last| from.task.is_none() || from.task == last.task;
+            let after = last.filter(|last| last.number >= self.first_last && is_meant(last));
             let woken = Woken { site: Site::capture(), from, after };
             let mut wakes = self.lock_wakes();
             let is_known = |other: &Woken| {

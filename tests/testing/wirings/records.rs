@@ -63,6 +63,12 @@ async fn what_is_wired_well_warns_of_nothing() {
         });
         let sleep = tokio::time::sleep(Duration::from_millis(30));
         measure(sleep).await.assert_queries(0);
+        // Something else that ends while the poller is at work.
+        let carried = async {
+            let child = task::spawn(tokio::time::sleep(Duration::from_millis(30)));
+            child.await.unwrap();
+        };
+        measure(carried).await.assert_queries(0);
         poller.abort();
         let app = Router::new().route("/", get("hello")).layer(BudgetLayer::new(Budget::new()));
         let request = Request::get("/").body(Body::empty()).unwrap();
