@@ -50,6 +50,15 @@
 //!
 //! "Budget" here is neither tokio's cooperative budget nor tower's retry budget.
 //!
+//! # What is left of finished work
+//!
+//! Nothing that grows with the work: no task, no timer, no account. A thread that polls work with a limit on
+//! wall time has, for each runtime for which it does so, one task of that runtime, with one timer for all deadlines
+//! of the thread. So tokio's metrics show one task for each worker, and one for the thread that blocks on a
+//! future, which stay until the runtime ends. The timer may ring once for a deadline that is over, and is not
+//! set again; while a test has paused the clock it is unset at once, and no idle time jumps to that deadline.
+//! What was begun in work that is over keeps nothing of it alive but the account of the work that carries it.
+//!
 //! # Where to go from here
 //!
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.

@@ -8,3 +8,15 @@ use std::time::Duration;
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// Whether a test has paused the clock.
+#[expect(clippy::disallowed_types, reason = "what is paused is compared with what is not")]
+pub(crate) fn is_paused() -> bool {
+    let before = Instant::now();
+    let since = std::time::Instant::now();
+    // One tick of the clock, some nanoseconds.
+    while std::time::Instant::now() <= since {
+        std::hint::spin_loop();
+    }
+    Instant::now() == before
+}

@@ -4,6 +4,10 @@
 //! threads then wait for: more than all else that a request costs here, and most requests are over long
 //! before their deadline. So each thread notes its deadlines in a table of its own, and a task of the
 //! runtime that it works for, with one timer, rings for all of them.
+//!
+//! That timer stays set when the deadline goes that it was set for: the next request would set it again,
+//! and once it rings for nothing it is not set anew. While the clock is paused it is unset at once: an idle
+//! runtime would make the time of the test jump to the deadline of a request that is over.
 
 use std::cell::RefCell;
 use std::mem;
@@ -18,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 
 use crate::memory;
-use crate::time::{Instant, Sleep, nanos, sleep_until};
+use crate::time::{Instant, Sleep, is_paused, nanos, sleep_until};
 
 /// How long after it rang a table rings again: what is due in between rings together, so much later at
 /// most. Bounds what looking through the table can cost.
@@ -76,7 +80,7 @@ fn vtable(waker: &Waker) -> usize {
 
 impl Alarm {
     /// Notes a deadline, unless no runtime with timers is running here.
-    pub(super) fn set(at: Instant, waker: &Waker) -> Option<Self> {
+    pub(super) fn set(at: Instant, now: Instant, waker: &Waker) -> Option<Self> {
         let handle = Handle::try_current().ok()?;
         HERE.try_with(|here| {
             let mut here = here.borrow_mut();
@@ -90,11 +94,11 @@ impl Alarm {
             let table = here.as_ref().filter(|here| here.has_timers)?.table.clone();
             // Whoever is woken may set a deadline at once.
             drop(here);
-            let at = table.time_of(at);
+            let (at, now) = (table.time_of(at), table.time_of(now));
             // The one that the table has: a borrowed waker may be another than its clone.
             let clone = waker.clone();
             let wakes = Identity::new(waker, &clone);
-            let place = table.add(at, clone);
+            let place = table.add(at, now, clone);
             Some(Self { table, place, at, wakes })
         })
         .ok()
@@ -127,11 +131,12 @@ impl Owned {
     fn new(handle: &Handle) -> Option<Self> {
         let base = Instant::now();
         // Whether a runtime has timers cannot be asked.
-        let sleep = catch_unwind(AssertUnwindSafe(|| Box::pin(sleep_until(base)))).ok();
+        let sleep = catch_unwind(AssertUnwindSafe(|| sleep_until(base))).ok();
         let has_timers = sleep.is_some();
+        let sleep = Box::pin(sleep);
         let table =
             Arc::new(Table { base, rung: AtomicU64::new(0), state: Mutex::new(State::new()) });
-        drop(handle.spawn(Bell { table: table.clone(), sleep }));
+        drop(handle.spawn(Bell { table: table.clone(), sleep, has_timers }));
         // Closed already if the runtime is being shut down.
         (!table.is_closed()).then(|| Self { runtime: handle.id(), table, has_timers })
     }
@@ -169,6 +174,10 @@ struct State {
     bell: Option<Waker>,
     /// The thread of this table has another one, or has ended.
     is_orphan: bool,
+    /// The clock was paused when the bell last looked, or when the last deadline was added.
+    is_paused: bool,
+    /// The time at which the last deadline was added.
+    added: u64,
 }
 
 impl State {
@@ -180,6 +189,8 @@ impl State {
             quiet_until: 0,
             bell: None,
             is_orphan: false,
+            is_paused: false,
+            added: NEVER,
         }
     }
 }
@@ -205,8 +216,10 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, at: u64, waker: Waker) -> usize {
+    fn add(&self, at: u64, now: u64, waker: Waker) -> usize {
         let mut state = self.lock();
+        // A clock that runs is never read twice with the same result: two clock reads take longer than a tick.
+        state.is_paused |= mem::replace(&mut state.added, now) == now;
         // Rung meanwhile: let it look again.
         let late = (at <= self.rung.load(Relaxed)).then(|| waker.clone());
         let deadline = Deadline { at, waker: Some(waker) };
@@ -232,14 +245,19 @@ impl Table {
         let deadline = Deadline { at: NEVER, waker: None };
         let removed = mem::replace(&mut state.deadlines[place], deadline);
         memory::aside(|| state.free.push(place));
+        let is_set_for_it = removed.at.max(state.quiet_until) <= state.next;
+        let bell = if state.is_paused && is_set_for_it { state.bell.take() } else { None };
         drop(state);
         // The last waker of a task takes the task with it, and that perhaps other deadlines.
         drop(removed);
+        bell.into_iter().for_each(Waker::wake);
     }
 
     /// Takes what is due, and says when to look again; `None` if nobody needs this table any more.
     fn due(&self, bell: &Waker) -> (Vec<Waker>, Option<u64>) {
+        let is_paused = is_paused();
         let mut state = self.lock();
+        state.is_paused = is_paused;
         let now = self.time_of(Instant::now());
         if state.next <= now {
             state.quiet_until = now.saturating_add(TICK);
@@ -287,8 +305,10 @@ fn wake(wakers: Vec<Waker>) {
 /// The task that rings: ends with its runtime, or when nobody needs the table any more.
 struct Bell {
     table: Arc<Table>,
-    /// Without timers there is no deadline either, and it only tells of the end of the runtime.
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// The timer, while it is set.
+    sleep: Pin<Box<Option<Sleep>>>,
+    /// Without timers there is no deadline either, and the task only notices the end of the runtime.
+    has_timers: bool,
 }
 
 impl Future for Bell {
@@ -300,13 +320,18 @@ impl Future for Bell {
             wake(due);
             match next {
                 None => return Poll::Ready(()),
-                Some(NEVER) => return Poll::Pending,
+                Some(NEVER) => {
+                    self.sleep.set(None);
+                    return Poll::Pending;
+                }
+                Some(_) if !self.has_timers => return Poll::Pending,
                 Some(next) => {
                     let at = self.table.base.checked_add(Duration::from_nanos(next));
                     let at = at.expect("it was made of an instant");
-                    let Some(sleep) = &mut self.sleep else { return Poll::Pending };
-                    sleep.as_mut().reset(at);
-                    if sleep.as_mut().poll(cx).is_pending() {
+                    // Not reset: a timer that is put off wakes the runtime at its former time all the same.
+                    self.sleep.set(Some(sleep_until(at)));
+                    let sleep = self.sleep.as_mut().as_pin_mut().expect("set above");
+                    if sleep.poll(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }

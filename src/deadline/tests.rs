@@ -41,7 +41,7 @@ async fn alarm_is_known_again() -> bool {
     let mut alarm = None;
     poll_fn(|cx| match &alarm {
         None => {
-            alarm = Alarm::set(at, cx.waker());
+            alarm = Alarm::set(at, Instant::now(), cx.waker());
             cx.waker().wake_by_ref();
             Poll::Pending
         }
@@ -235,7 +235,8 @@ impl Wake for Inline {
 #[tokio::test(start_paused = true)]
 async fn whoever_is_woken_may_set_a_deadline() {
     // Due when it is set, so woken there and then.
-    let alarm = Alarm::set(Instant::now(), &Waker::from(Arc::new(Inline)));
+    let now = Instant::now();
+    let alarm = Alarm::set(now, now, &Waker::from(Arc::new(Inline)));
     assert!(alarm.is_some());
 }
 

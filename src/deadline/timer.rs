@@ -42,10 +42,11 @@ impl Timer {
     fn look(&mut self, at: Instant, cx: &Context<'_>) -> bool {
         self.alarm = None;
         // A time limit of zero must not wait for the next tick.
-        if Instant::now() >= at {
+        let now = Instant::now();
+        if now >= at {
             return true;
         }
-        self.alarm = Alarm::set(at, cx.waker());
+        self.alarm = Alarm::set(at, now, cx.waker());
         if self.alarm.is_none() {
             say_that_none_rings();
         }
