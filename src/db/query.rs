@@ -152,7 +152,7 @@ impl Query {
         self.charge(|meter, key| meter.add(Resource::Queries, 1, Suspect::Statement(key)));
         self.recorded.add_one();
         let mut chain = self.meter.iter().flat_map(|meter| meter.chain());
-        chain.find_map(Meter::refuse_answer).map_or(Ok(()), Err)
+        chain.find_map(|meter| meter.refuse_answer()).map_or(Ok(()), Err)
     }
 
     /// Whether so many rows more cross a limit.
@@ -163,12 +163,12 @@ impl Query {
             let limit = limits.soft(Resource::Rows).min(limits.hard(Resource::Rows));
             meter.used(Resource::Rows).saturating_add(rows) > limit
         };
-        self.meter.iter().flat_map(|meter| meter.chain()).any(crosses)
+        self.meter.iter().flat_map(|meter| meter.chain()).any(|meter| crosses(&meter))
     }
 
     fn charge(&self, charge: impl Fn(&Meter, Key)) {
         let chain = self.meter.iter().flat_map(|meter| meter.chain());
-        chain.for_each(|meter| charge(meter, self.key));
+        chain.for_each(|meter| charge(&meter, self.key));
     }
 }
 

@@ -68,7 +68,8 @@ impl TransactionWait {
     pub(crate) fn may_commit() -> Result<(), Cut> {
         let meter = scope::current();
         let refused = meter.iter().flat_map(|meter| meter.chain()).find(|meter| meter.is_refused());
-        refused.and_then(Meter::cut).map_or(Ok(()), |cut| Err(cut.clone()))
+        let cut = refused.as_deref().and_then(Meter::cut);
+        cut.map_or(Ok(()), |cut| Err(cut.clone()))
     }
 
     /// Waits for a transaction, counted before, to end.

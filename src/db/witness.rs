@@ -45,7 +45,7 @@ impl Bypasses {
             works.get(id).map(|works| works.iter().filter_map(Weak::upgrade).collect())
         })?;
         let is_innermost = |work: &&Arc<Meter>| {
-            works.iter().all(|other| work.chain().any(|outer| ptr::eq(outer, &**other)))
+            works.iter().all(|other| work.chain().any(|outer| ptr::eq(&*outer, &**other)))
         };
         works.iter().find(is_innermost).cloned()
     }
@@ -143,10 +143,11 @@ impl Statement {
         let (key, text) = (Key::of(self.text()), self.text());
         // A thread of a driver knows the span of a statement, and not in which of the works in that span it
         // was executed: it is of the innermost that has counted one more than was seen.
-        let counted = || meter.chain().position(|meter| meter.has_unseen(key));
+        let counted =
+            || meter.places().position(|meter| meter.is_some_and(|meter| meter.has_unseen(key)));
         let begin = if by == By::Anyone { counted().unwrap_or(0) } else { 0 };
         let mut is_unmetered = false;
-        for meter in meter.chain().skip(begin) {
+        for meter in meter.places().skip(begin).flatten() {
             is_unmetered |= meter.witness_statement(key, text, by);
         }
         is_unmetered

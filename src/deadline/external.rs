@@ -160,7 +160,8 @@ impl Call {
             // Crossed even where less than the limit was left of the whole time.
             meter.cross_hard(resource, time, limit, suspect);
         }
-        let limited = limiting().next().unwrap_or(&meter);
+        let limited = limiting().next();
+        let limited = limited.as_deref().unwrap_or(&meter);
         Cut::new(limited.violation(resource, Severity::Hard, time, limit, suspect))
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 #[cfg(feature = "mongodb")]
+use super::Link;
+#[cfg(feature = "mongodb")]
 use super::in_flight::{Command, InFlight};
 #[cfg(feature = "mongodb")]
 use super::recording::Kind;
@@ -107,9 +109,11 @@ impl Meter {
         take: impl Fn(&Self) -> Result<(), Cut>,
         give_back: impl Fn(&Self),
     ) -> Result<(), Cut> {
-        for (taken, meter) in self.chain().enumerate() {
-            if let Err(cut) = take(meter) {
-                self.chain().take(taken).for_each(give_back);
+        for (taken, meter) in self.places().enumerate() {
+            if let Some(meter) = meter
+                && let Err(cut) = take(&meter)
+            {
+                self.places().take(taken).flatten().for_each(|meter| give_back(&meter));
                 return Err(cut);
             }
         }
@@ -158,10 +162,13 @@ impl Meter {
         self.settle();
         let since = Instant::now();
         // What a carried child began is not dropped with those to whom it is charged.
-        let held_by = self.chain().take_while(|meter| !scope::is_carried(meter)).count();
+        let is_carried =
+            |meter: &Option<Link<'_>>| meter.as_ref().is_some_and(|meter| scope::is_carried(meter));
+        let held_by = self.places().take_while(|meter| !is_carried(meter)).count();
         let recorded = self.record(Kind::Shape, None);
         let mut own = Some(Command { id, since, key: None, held_by, recorded });
-        for (depth, meter) in self.chain().enumerate() {
+        for (depth, meter) in self.places().enumerate() {
+            let Some(meter) = meter else { continue };
             let commands = meter.expect_commands();
             commands.began(meter.started, since, depth < held_by, own.take());
             meter.add(Resource::Queries, 1, Suspect::TopStatement);
@@ -241,7 +248,7 @@ impl Meter {
             meter.check_taken(Resource::QueryTime, suspect);
             meter.check(Resource::SlowQuery, nanos(time), suspect);
         }
-        for meter in self.chain().take(command.held_by) {
+        for meter in self.places().take(command.held_by).flatten() {
             meter.commands().into_iter().for_each(InFlight::let_go);
         }
     }

@@ -1,5 +1,6 @@
 //! What one unit of work has used, and the first crossing of each of its limits.
 
+mod chain;
 mod charge;
 mod checkpoint;
 mod crossing;
@@ -15,7 +16,6 @@ pub(crate) mod table;
 mod waiter;
 pub(crate) mod waits;
 
-use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -34,6 +34,8 @@ use crate::scope;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::Severity;
+use chain::Ancestors;
+pub(crate) use chain::Link;
 use flags::Flags;
 #[cfg(feature = "mongodb")]
 use in_flight::InFlight;
@@ -51,8 +53,8 @@ pub(crate) struct Meter {
     /// What is asked on each poll.
     flags: Flags,
     budget: Budget,
-    /// The unit of work inside which this one runs, once that is settled and if there is one.
-    parent: OnceLock<Arc<Self>>,
+    /// The works inside which this one runs, once that is settled and if there are any.
+    ancestors: OnceLock<Ancestors>,
     statements: Table,
     used: [AtomicU64; Resource::COUNT],
     /// Live bytes. `Memory` in `used` is their peak.
@@ -142,7 +144,7 @@ impl Meter {
             span: recording::current_span(),
             started: Instant::now(),
             flags,
-            parent: OnceLock::new(),
+            ancestors: OnceLock::new(),
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
             freed_of_others: AtomicU64::new(0),
@@ -208,23 +210,6 @@ impl Meter {
         self.queue_time.store(nanos(waited), Relaxed);
     }
 
-    /// Settles inside which work this one runs, unless that is settled.
-    ///
-    /// Called by the one that runs the work. Whoever else knows of the account has settled it before, so
-    /// that nobody sees it half settled.
-    pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
-        if let Some(parent) = parent
-            && !self.flags.any(Flags::SETTLED)
-        {
-            parent.share();
-            let parent = self.parent.get_or_init(|| parent);
-            if parent.flags.any(Flags::TIMES_POLLS) {
-                self.flags.set(Flags::TIMES_POLLS);
-            }
-            self.flags.set(Flags::SETTLED);
-        }
-    }
-
     /// Settles what this account is charged to, if it is not yet.
     ///
     /// What has begun under some accounts must end under the same ones, and no parent may become the child
@@ -243,11 +228,6 @@ impl Meter {
         self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED | Flags::SHARED));
     }
 
-    /// This account and all that it is charged to as well, from the inside out.
-    pub(crate) fn chain(&self) -> impl Iterator<Item = &Self> {
-        iter::successors(Some(self), |meter| meter.parent.get().map(|parent| &**parent))
-    }
-
     /// When the time of this work alone is up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.timeless.load(Relaxed) {
@@ -259,7 +239,7 @@ impl Meter {
 
     /// What is left of the time of the work, and of all that it runs inside.
     pub(crate) fn remaining_time(&self) -> Option<Duration> {
-        let deadline = self.chain().filter_map(Self::deadline).min()?;
+        let deadline = self.chain().filter_map(|meter| meter.deadline()).min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -355,7 +335,7 @@ impl Meter {
         let part = |meter: &Self| {
             meter.rare.get().is_some_and(|rare| rare.parts_abandoned.load(Relaxed) > 0)
         };
-        self.chain().any(|meter| meter.abandoned.load(Relaxed) || part(meter))
+        self.chain().any(|meter| meter.abandoned.load(Relaxed) || part(&meter))
     }
 
     /// Whether something was refused, so that an answer made without it is not to be used.
@@ -542,5 +522,8 @@ impl Drop for Meter {
         // Made aside, so freed aside, but for what others have made.
         let others = |rare: Box<Rare>| memory::aside(|| rare.without_ours());
         drop(self.rare.take().map(others));
+        if let Some(ancestors) = self.ancestors.take() {
+            memory::aside(|| drop(ancestors));
+        }
     }
 }

@@ -53,14 +53,18 @@ impl Meter {
 
     /// Notes that a thread works for this work in its span.
     pub(crate) fn enter_elsewhere(&self) {
-        for spans in self.chain().filter_map(Self::own_spans) {
-            spans.elsewhere.fetch_add(1, SeqCst);
+        for meter in self.chain() {
+            if let Some(spans) = meter.own_spans() {
+                spans.elsewhere.fetch_add(1, SeqCst);
+            }
         }
     }
 
     pub(crate) fn exit_elsewhere(&self) {
-        for spans in self.chain().filter_map(Self::own_spans) {
-            spans.elsewhere.fetch_sub(1, SeqCst);
+        for meter in self.chain() {
+            if let Some(spans) = meter.own_spans() {
+                spans.elsewhere.fetch_sub(1, SeqCst);
+            }
         }
     }
 

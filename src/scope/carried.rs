@@ -34,7 +34,7 @@ impl<'a> Borne<'a> {
     fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
         let meter = slot.as_ref().map_or(ptr::null(), Arc::as_ptr);
         let runs_here =
-            current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(open, meter)));
+            current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(&*open, meter)));
         let carried = if runs_here { CARRIED.get() } else { meter };
         let mut entered = Entered::new(slot);
         entered.enter();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::error::Cut;
 use crate::memory::{self, Delta, Sample};
-use crate::meter::Meter;
 use crate::meter::recording::{Subscribed, is_live};
+use crate::meter::{Link, Meter};
 use crate::time::Instant;
 use crate::usage::Usage;
 
@@ -215,12 +215,12 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<
     let Some(outer) = outer else { return charge_all(meter.chain(), memory, polled) };
     // What encloses this poll on this thread accounts for its own polls, this one included.
     let enclosing = current();
-    let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(open, outer));
+    let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(&*open, outer));
     let elsewhere =
-        |meter: &&Meter| !enclosing.as_deref().is_some_and(|enclosing| is_in(enclosing, meter));
+        |meter: &Meter| !enclosing.as_deref().is_some_and(|enclosing| is_in(enclosing, meter));
     // Unless it is the poll of work that was made elsewhere, and is none of its business.
     if let Some(stranger) = &enclosing
-        && elsewhere(&meter)
+        && elsewhere(meter)
         && !is_in(meter, stranger)
     {
         if meter.chain().all(|meter| elsewhere(&meter)) {
@@ -230,11 +230,11 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<
             HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
         }
     }
-    charge_all(meter.chain().take_while(elsewhere), memory, polled);
+    charge_all(meter.chain().take_while(|meter| elsewhere(meter)), memory, polled);
 }
 
 #[inline(never)]
-fn charge_all<'a>(all: impl Iterator<Item = &'a Meter>, memory: Delta, polled: Option<Duration>) {
+fn charge_all<'a>(all: impl Iterator<Item = Link<'a>>, memory: Delta, polled: Option<Duration>) {
     for meter in all {
         meter.add_memory(memory);
         if let Some(time) = polled {

@@ -54,7 +54,7 @@ impl Connections {
                     recording::record_elsewhere(Kind::Shape, None);
                     return;
                 };
-                meter.chain().for_each(|meter| add_connection_wait(meter, event.duration));
+                meter.chain().for_each(|meter| add_connection_wait(&meter, event.duration));
                 let id = self.client.connection(&event.address, event.connection_id);
                 meter.begin_command(id);
                 // What grows here grows for all work, not for this.
@@ -63,7 +63,7 @@ impl Connections {
             CmapEvent::ConnectionCheckoutFailed(event) => {
                 let meter = scope::current();
                 let chain = meter.iter().flat_map(|meter| meter.chain());
-                chain.for_each(|meter| add_connection_wait(meter, event.duration));
+                chain.for_each(|meter| add_connection_wait(&meter, event.duration));
             }
             CmapEvent::ConnectionCheckedIn(event) => {
                 self.back(&event.address, event.connection_id);
@@ -163,7 +163,7 @@ impl Commands {
                     let add = |meter: &Meter| {
                         meter.add(Resource::Transactions, 1, Suspect::Statement(key));
                     };
-                    meter.chain().for_each(add);
+                    meter.chain().for_each(|meter| add(&meter));
                 }
                 memory::aside(|| drop(text));
             }

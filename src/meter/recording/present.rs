@@ -241,7 +241,7 @@ pub(crate) struct Carry(Vec<Arc<Recording>>);
 impl Carry {
     pub(crate) fn of(meter: Option<&Meter>) -> Self {
         let Some(meter) = meter.filter(|_| is_live()) else { return Self::default() };
-        let recordings = memory::aside(|| meter.recordings().cloned().collect::<Vec<_>>());
+        let recordings = memory::aside(|| meter.recordings().collect::<Vec<_>>());
         for recording in &recordings {
             recording.carried.fetch_add(1, Relaxed);
         }
@@ -269,7 +269,7 @@ pub(crate) struct Unread(Vec<Arc<Recording>>);
 impl Unread {
     pub(crate) fn of(meter: Option<&Meter>) -> Self {
         let Some(meter) = meter.filter(|_| is_live()) else { return Self::default() };
-        let recordings = memory::aside(|| meter.recordings().cloned().collect::<Vec<_>>());
+        let recordings = memory::aside(|| meter.recordings().collect::<Vec<_>>());
         for recording in &recordings {
             recording.unread.fetch_add(1, Relaxed);
         }
@@ -479,8 +479,8 @@ impl Meter {
         self.recording.as_ref()
     }
 
-    pub(crate) fn recordings(&self) -> impl Iterator<Item = &Arc<Recording>> {
-        self.chain().filter_map(Self::recording)
+    pub(crate) fn recordings(&self) -> impl Iterator<Item = Arc<Recording>> {
+        self.chain().filter_map(|meter| meter.recording().cloned())
     }
 
     /// Notes something that is done here and now, wherever it is recorded.
@@ -498,8 +498,7 @@ impl Meter {
 
     /// Whether it is in no recording, and not what recorded work has begun to be apart from it.
     fn is_elsewhere(&self) -> bool {
-        let outermost = self.chain().last().unwrap_or(self);
-        outermost.origin().begun_by.is_none() && self.recordings().next().is_none()
+        !self.is_outermost_begun() && self.recordings().next().is_none()
     }
 
     /// Notes something that was done elsewhere.
@@ -555,14 +554,14 @@ impl Subscribed {
     }
 
     fn of(entering: &Meter, current: Option<&Meter>) -> Self {
-        let runs_here = |recording: &&Arc<Recording>| {
-            current.is_some_and(|meter| meter.recordings().any(|r| Arc::ptr_eq(r, recording)))
+        let runs_here = |recording: &Arc<Recording>| {
+            current.is_some_and(|meter| meter.recordings().any(|r| Arc::ptr_eq(&r, recording)))
         };
         entering.recordings().filter(runs_here).for_each(|recording| recording.look_for_mask());
         let innermost =
             entering.recordings().find(|recording| recording.subscriber.get().is_some());
         let new = innermost.filter(|recording| !runs_here(recording));
-        let subscriber = new.and_then(|recording| recording.subscriber.get());
+        let subscriber = new.as_ref().and_then(|recording| recording.subscriber.get());
         Self {
             _subscriber: memory::aside(|| subscriber.map(set_default)),
             watches: new.is_some() && memory::watch(),

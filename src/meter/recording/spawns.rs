@@ -182,7 +182,7 @@ enum Owner {
 
 impl Owner {
     fn of(meter: &Meter) -> Self {
-        let recordings: Vec<_> = meter.recordings().cloned().collect();
+        let recordings: Vec<_> = meter.recordings().collect();
         if recordings.is_empty() { Self::Others } else { Self::Recorded(recordings) }
     }
 
