@@ -356,7 +356,7 @@ mod tests {
         violation.begun_by = Some("GET /\u{2028}".into());
         violation.attributes = Attributes::new().with("a\rb", "c");
         let (text, executions, time) = ("SELECT '\u{1b}[31m\u{202e}'".into(), 2, Duration::ZERO);
-        violation.cause = Some(Cause::Statement { text, executions, time });
+        violation.cause = Some(Cause::Statement { text, executions, time, waiting: None });
         let printed = r#"job\nERROR app: admin logged in ("a\rb"=c), begun by GET /\u{2028}: "#
             .to_owned()
             + r"2 queries, limit 1: `SELECT '\u{1b}[31m\u{202e}'`, 2 times";
@@ -364,7 +364,7 @@ mod tests {
         let cut = crate::error::Cut::new(violation.clone()).to_string();
         assert!(!cut.contains(escape::is_hazard), "{cut}");
         let name = "mail\n\u{202e}".into();
-        violation.cause = Some(Cause::External { name, calls: 2, time });
+        violation.cause = Some(Cause::External { name, calls: 2, time, waiting: None });
         assert!(violation.to_string().ends_with(r#": call to "mail\n\u{202e}", 2 times"#));
     }
 

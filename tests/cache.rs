@@ -23,7 +23,7 @@ impl ConnectionLike for Slow {
     fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
         self.0.fetch_add(1, Relaxed);
         Box::pin(async {
-            sleep(10 * MS).await;
+            sleep(Duration::from_millis(10)).await;
             Ok(Value::Okay)
         })
     }
@@ -36,7 +36,7 @@ impl ConnectionLike for Slow {
     ) -> RedisFuture<'a, Vec<Value>> {
         self.0.fetch_add(1, Relaxed);
         Box::pin(async move {
-            sleep(10 * MS).await;
+            sleep(Duration::from_millis(10)).await;
             Ok(vec![Value::Okay; count])
         })
     }
