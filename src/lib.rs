@@ -79,6 +79,7 @@
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `redis`: an instrumented connection to Redis.
+//! * `reqwest-middleware`: makes every call of a `reqwest-middleware` client an external call.
 //! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`: aliases such
 //!   as `sqlx::PgPool`, and that driver of sqlx.
 //! * `witness`: counts, or reports, statements that reach sqlx past the metered pools.

@@ -91,6 +91,49 @@ impl<F> fmt::Debug for External<F> {
     }
 }
 
+/// A call that goes on after its answer, until its body has ended; charged with its time when it ends, in
+/// whichever way.
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) struct LongCall {
+    call: Call,
+    timer: Timer,
+    is_over: bool,
+}
+
+#[cfg(feature = "reqwest-middleware")]
+impl LongCall {
+    /// Counts a call, unless that is refused.
+    pub(crate) async fn begin(name: &str) -> Result<Self, Cut> {
+        let call = match Call::begin(name) {
+            Ok(call) => call,
+            Err(refusal) => return Err(refusal.await),
+        };
+        Ok(Self { timer: Timer::new(call.deadline()), call, is_over: false })
+    }
+
+    /// Polls a piece of the call; the time is asked for after that.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, Cut>> {
+        match piece(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if !self.is_over && Pin::new(&mut self.timer).poll_elapsed(cx) => {
+                self.is_over = true;
+                Poll::Ready(Err(self.call.cut()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Charges the call, which has ended.
+    pub(crate) fn end(&mut self) {
+        self.is_over = true;
+        self.call.end();
+    }
+}
+
 /// One call under way; charged with its time when it ends, in whichever way.
 struct Call {
     /// The work that makes the call, until the call has ended.

@@ -13,6 +13,8 @@ mod table;
 mod timer;
 
 pub use external::External;
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use external::LongCall;
 #[cfg(feature = "http")]
 pub use held::Detachable;
 #[cfg(feature = "http")]

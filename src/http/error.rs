@@ -114,5 +114,9 @@ pub(crate) fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Erro
             ExternalError::Cut(cut) => cut,
         })
     };
+    #[cfg(feature = "reqwest-middleware")]
+    if let Some(reqwest_middleware::Error::Middleware(error)) = error.downcast_ref() {
+        return Some(&**error as &'a (dyn Error + 'static));
+    }
     body.or_else(call)
 }

@@ -45,6 +45,8 @@ mod idle;
 mod incoming;
 mod layer;
 pub mod layers;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
 mod policy;
 mod problem;
 mod reject;
@@ -60,6 +62,8 @@ pub use future::ResponseFuture;
 pub use grpc::GrpcStatus;
 pub use incoming::{GRPC_TIMEOUT, QUEUE_START, QueueTime, REQUEST_START, TIMEOUT_MS};
 pub use layer::BudgetLayer;
+#[cfg(feature = "reqwest-middleware")]
+pub use middleware::ExternalMiddleware;
 pub use policy::{ByRoute, Naming, Policy};
 pub use problem::ProblemDetails;
 pub use reject::Reject;
