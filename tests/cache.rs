@@ -14,6 +14,7 @@ use request_budget::{Budget, BudgetExt, Cut, Limit, Resource, Usage, Violation};
 use tokio::time::{sleep, timeout};
 
 const MS: Duration = Duration::from_millis(1);
+const ROUND_TRIP: Duration = Duration::from_millis(10);
 
 /// Answers each round trip after ten milliseconds, and counts them.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +24,7 @@ impl ConnectionLike for Slow {
     fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
         self.0.fetch_add(1, Relaxed);
         Box::pin(async {
-            sleep(Duration::from_millis(10)).await;
+            sleep(ROUND_TRIP).await;
             Ok(Value::Okay)
         })
     }
@@ -36,7 +37,7 @@ impl ConnectionLike for Slow {
     ) -> RedisFuture<'a, Vec<Value>> {
         self.0.fetch_add(1, Relaxed);
         Box::pin(async move {
-            sleep(Duration::from_millis(10)).await;
+            sleep(ROUND_TRIP).await;
             Ok(vec![Value::Okay; count])
         })
     }
