@@ -55,6 +55,7 @@ impl Reporter for Witness {
     }
 }
 
+#[expect(clippy::only_used_in_recursion, reason = "the last one to drop it ends the test")]
 fn job(left: u64, order: Order, seen: Arc<Seen>, done: mpsc::Sender<()>) -> BoxFuture<'static, ()> {
     async move {
         drop(Query::start("SELECT 1").unwrap());

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::present::{Entry, Recording, Site, is_live};
+#[cfg(feature = "sqlx")]
+use super::present::is_live;
+use super::present::{Entry, Recording, Site};
 use super::spawns::Whereabouts;
 use crate::memory;
 

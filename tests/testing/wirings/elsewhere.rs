@@ -145,6 +145,7 @@ async fn a_plain_pool_in_a_closure_for_blocking_work() {
 }
 
 #[tokio::test]
+#[expect(clippy::async_yields_async, reason = "that is the wiring: nobody waits for the task")]
 async fn a_plain_pool_in_a_task_that_nobody_waits_for() {
     warns("elsewhere::a_plain_pool_in_a_task_that_nobody_waits_for", &UNCARRIED, async {
         let (plain, _pool) = (plain().await, metered().await);
