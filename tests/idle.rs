@@ -51,7 +51,7 @@ fn jumps(work: impl AsyncFnOnce()) -> Vec<Duration> {
 
 fn second() -> Budget {
     let second = Duration::from_secs(1);
-    Budget::new().total_time(second).external_timeout(second / 2)
+    Budget::new().total_time(second).external_timeout(Duration::from_millis(500))
 }
 
 async fn task() {
