@@ -69,38 +69,54 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
 use run as run_itself;
 
 pin_project! {
-    /// A future of a driver.
+    /// A future of a driver, or of a pool.
     ///
     /// Dropped midway it is at work for the last time: sqlx reports then what it has executed.
     pub(super) struct Driver<F> {
         // None once it is over.
         #[pin]
         future: Option<F>,
+        is_for_itself: bool,
     }
 
     impl<F> PinnedDrop for Driver<F> {
         fn drop(this: Pin<&mut Self>) {
-            let mut future = this.project().future;
-            if future.is_some() {
-                run(|| future.set(None));
+            let mut this = this.project();
+            if this.future.is_some() {
+                run_for(*this.is_for_itself, || this.future.set(None));
             }
         }
     }
 }
 
 impl<F> Driver<F> {
+    /// What a driver does for a statement of the work.
     #[inline]
     pub(super) fn new(future: F) -> Self {
-        Self { future: Some(future) }
+        Self { future: Some(future), is_for_itself: false }
     }
+
+    /// What a pool or a driver does besides the statements of the work: the hooks of the pool
+    /// (`after_connect`, `before_acquire`) and what it takes to prepare or to describe a statement.
+    ///
+    /// The statements in it are nobody's: not counted, and no bypass.
+    #[inline]
+    pub(super) fn for_itself(future: F) -> Self {
+        Self { future: Some(future), is_for_itself: true }
+    }
+}
+
+#[inline]
+fn run_for<T>(itself: bool, piece: impl FnOnce() -> T) -> T {
+    if itself { run_itself(piece) } else { run(piece) }
 }
 
 impl<F: Future> Future for Driver<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let polled = run(|| {
-            let mut this = self.project();
+        let mut this = self.project();
+        let polled = run_for(*this.is_for_itself, || {
             let future = this.future.as_mut().as_pin_mut();
             let polled = future.expect("not polled again after it was done").poll(cx);
             if polled.is_ready() {
@@ -108,29 +124,6 @@ impl<F: Future> Future for Driver<F> {
             }
             polled
         });
-        if polled.is_pending() {
-            touch();
-        }
-        polled
-    }
-}
-
-pin_project! {
-    /// What a pool or a driver does besides the statements of the work: the hooks of the pool
-    /// (`after_connect`, `before_acquire`) and what it takes to prepare or to describe a statement.
-    ///
-    /// The statements in it are nobody's: not counted, and no bypass.
-    pub(super) struct Itself<F> {
-        #[pin]
-        pub(super) future: F,
-    }
-}
-
-impl<F: Future> Future for Itself<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let polled = run_itself(|| self.project().future.poll(cx));
         if polled.is_pending() {
             touch();
         }

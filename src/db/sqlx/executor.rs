@@ -20,7 +20,7 @@ use super::refuse;
 use super::request::Request;
 use super::stream::{Results, Rows, Step};
 use crate::db::Begun;
-use crate::db::driver::{Driver, Itself};
+use crate::db::driver::Driver;
 
 impl<'c, DB: Database> Executor<'c> for &'c mut Connection<DB> {
     type Database = DB;
@@ -82,7 +82,7 @@ impl<'c, DB: Database> Executor<'c> for &'c mut Connection<DB> {
     {
         let methods = self.methods();
         let (connection, was_interrupted) = self.parts();
-        let prepared = Itself { future: (methods.prepare_with)(connection, sql, parameters) };
+        let prepared = Driver::for_itself((methods.prepare_with)(connection, sql, parameters));
         Box::pin(uncounted(prepared, was_interrupted))
     }
 
@@ -92,7 +92,7 @@ impl<'c, DB: Database> Executor<'c> for &'c mut Connection<DB> {
     {
         let methods = self.methods();
         let (connection, was_interrupted) = self.parts();
-        let described = Itself { future: (methods.describe)(connection, sql) };
+        let described = Driver::for_itself((methods.describe)(connection, sql));
         Box::pin(uncounted(described, was_interrupted))
     }
 }

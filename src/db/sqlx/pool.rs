@@ -10,7 +10,7 @@ use super::connection::PoolConnection;
 use super::kind::Kind;
 use super::methods::Methods;
 use super::transaction::Transaction;
-use crate::db::driver::Itself;
+use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
 use crate::meter::table::DatabaseId;
 use crate::report::unmeasured::statements_are_metered;
@@ -49,7 +49,7 @@ impl<DB: Database> Pool<DB> {
     /// stays, because each variable that holds it on the way would be a copy of it.
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
         let wait = ConnectionWait::start();
-        let connection = Itself { future: self.inner.acquire() }.await?;
+        let connection = Driver::for_itself(self.inner.acquire()).await?;
         Ok((self.metered(connection), wait.end()))
     }
 
