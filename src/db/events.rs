@@ -70,7 +70,8 @@ use crate::scope;
 /// # Not seen
 ///
 /// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. `LISTEN` is seen, and counts. Not
-/// counted though seen: other transaction control, and what the driver sends to set a connection up. A text of several statements is one. The
+/// counted though seen: other transaction control, and what the driver sends to set a connection up or to
+/// look something up in the catalog. A text of several statements is one. The
 /// time includes what the consumer of a stream does between rows, and the rows those that `execute` throws away. An event that SQLite's
 /// thread emits after the work has ended is too late; `Usage::current` and the end of the work wait
 /// up to 2 ms for a thread that is about to emit it.

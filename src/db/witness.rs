@@ -133,7 +133,7 @@ impl Statement {
         (!statement.is_control()).then_some(statement)
     }
 
-    /// Whether it is transaction control or set-up.
+    /// Whether it is transaction control, or something that the driver executes for itself.
     pub(crate) fn is_control(&self) -> bool {
         is_control(self.text())
     }
@@ -172,11 +172,22 @@ impl Visit for Statement {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// Transaction control, and what drivers send to set a connection up.
+/// What PostgreSQL's driver asks the catalog for, when it prepares a statement for the first time on a
+/// connection: the origins of columns, types that it does not know, and which columns may be null.
+const LOOKUPS: [&str; 3] = [
+    "lookup(table_oid, attribute_num)",
+    "lookup_inner(original_name, lookup_oid)",
+    "AS col LEFT JOIN pg_catalog.pg_attribute",
+];
+
+/// Transaction control, and what drivers send to set a connection up or to prepare a statement.
 fn is_control(text: &str) -> bool {
     let word = text.split_whitespace().next().map_or(Cow::Borrowed(""), |word| {
         Cow::Owned(word.trim_end_matches(';').to_ascii_uppercase())
     });
     let is_setup = word == "PRAGMA" || text.starts_with("SET sql_mode=");
-    is_setup || ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"].contains(&&*word)
+    let is_lookup = || LOOKUPS.iter().any(|lookup| text.contains(lookup));
+    is_setup
+        || (word == "SELECT" && is_lookup())
+        || ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"].contains(&&*word)
 }

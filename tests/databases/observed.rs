@@ -291,8 +291,8 @@ macro_rules! programs_on {
                 let usage = usage_of(run_program(program, pool, &mut done));
                 let usage = usage.with_subscriber(counting()).await;
                 let seen = executed().await - before;
-                prop_assert_eq!(usage.queries, seen + done.unseen - done.uncounted, "{:?}", usage);
                 prop_assert_eq!(usage.observed, done.plain, "{:?}", usage);
+                prop_assert_eq!(usage.queries, seen + done.unseen - done.uncounted, "{:?}", usage);
                 prop_assert_eq!(usage.rows, done.rows, "{:?}", usage);
                 prop_assert_eq!((usage.transactions, usage.unmetered), (done.transactions, 0));
                 Ok(())
