@@ -23,7 +23,7 @@ use crate::violation::Violation;
 ///     .await
 ///     .unwrap_err();
 /// assert_eq!(cut.violation().resource, Resource::TotalTime);
-/// assert_eq!(cut.to_string(), "send_invoices was cut: 1s in total, limit 1s");
+/// assert_eq!(cut.to_string(), "send_invoices was cut: 1s in total, limit 1s: own code");
 /// # }
 /// ```
 #[derive(Debug, Clone)]
