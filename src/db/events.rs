@@ -50,7 +50,9 @@ use crate::scope;
 /// A filter that drops the target `sqlx::query`, a `max_level` feature of `tracing` that compiles its events
 /// out, and a default subscriber without this layer: these are logged once, at WARN, with the target
 /// [`HEALTH`]. Not noticed is a pool whose `log_statements` is `Off`, or is a level that a filter drops: where it is
-/// TRACE, a filter at DEBUG lets nothing of this pool pass.
+/// TRACE, a filter at DEBUG lets nothing of this pool pass. Install it as the global default: where the only
+/// subscriber of a process is the default of one thread or future, and another thread comes to an event of sqlx
+/// first, `tracing` caches for all threads that nobody is interested.
 ///
 /// # Performance
 ///

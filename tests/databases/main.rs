@@ -26,6 +26,7 @@ use std::env;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{self, Runtime};
+use tracing::Dispatch;
 
 #[global_allocator]
 static ALLOC: request_budget::alloc::CountingAllocator =
@@ -33,6 +34,10 @@ static ALLOC: request_budget::alloc::CountingAllocator =
 
 fn main() {
     let arguments = Arguments::from_args();
+    // While a process has a single subscriber, `tracing` asks the default one of the thread that comes to an
+    // event first, and caches the answer for all threads: a test with a subscriber of its own would see
+    // nothing where another test comes first. With two subscribers it asks both.
+    let _second = Dispatch::new(tracing_subscriber::registry());
     let mut suite = Suite::default();
     postgres::tests(&mut suite);
     mariadb::tests(&mut suite);
