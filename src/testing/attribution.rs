@@ -1,8 +1,8 @@
-//! Whose a statement is that ran in no measured work: the rule, and nothing else.
+//! Decides whether a statement that ran outside of all measured work may belong to a measurement.
 //!
-//! Suspected is what the measured work may have spawned without carrying it along. Not suspected is what
-//! existed before it, what runs in another unit of work or was spawned by one, and what was spawned while the
-//! measured work had no task that could have spawned it.
+//! A statement is suspected if the measured work may have spawned the task that executed it, without
+//! `in_current_budget`. It is not suspected if its task existed before the measurement, runs in another unit of
+//! work or was spawned by one, or was spawned at a moment when no task of the measured work could have done so.
 
 use std::collections::HashSet;
 
@@ -16,17 +16,17 @@ use crate::meter::recording::{
 enum Relation {
     /// It runs in a task that was spawned while the measured work was polled.
     Spawned,
-    /// It answers a request, and no `Recorder` says whose.
+    /// It answers a request, and no `Recorder` tells which client sent that.
     Served,
-    /// It runs in what began after the measurement, and nothing shows that others began it.
+    /// It runs in a task or thread that began after the measurement, and nothing shows that others began it.
     Unknown,
-    /// It is of others.
+    /// It belongs to other work.
     Unrelated,
 }
 
-/// The statements that may be of the recorded work, of all that ran in no recorded work meanwhile.
+/// Selects, from the statements that ran outside of all recorded work, those that may belong to this recording.
 ///
-/// `has_served` is whether a `Recorder` knows which requests are those of the measured work.
+/// `has_served` tells that a `Recorder` knows which requests belong to the measured work.
 pub(super) fn suspects<'a>(
     recording: &Recording,
     strays: &'a [Stray],
@@ -52,18 +52,18 @@ pub(super) fn suspects<'a>(
 struct Known<'a> {
     existing: &'a Existing,
     spawned: Spawned,
-    /// Tasks that others spawned on another thread just while the work was polled.
+    /// Tasks that other work spawned on another thread while the measured work was being polled.
     coincident: HashSet<u64>,
 }
 
 impl Known<'_> {
-    /// So many tasks of others do the same, at least, where one of them can be taken for a coincidence.
+    /// How many earlier tasks of others must do the same before a task counts as a coincidence.
     const MANY: usize = 2;
 
-    /// The tasks that were spawned while the work was polled, but only happened to be.
+    /// The tasks that were spawned while the measured work was polled, but by other work.
     ///
-    /// Those before which others have spawned several that do the same: work that spawns them is going on beside
-    /// the measured one.
+    /// A task is one of them if others spawned several that do the same before it: then something beside the
+    /// measured work keeps spawning such tasks.
     fn coincident_among(&self, strays: &[Stray]) -> HashSet<u64> {
         let tasks = || strays.iter().filter_map(|stray| Some((stray.ran.task?, stray)));
         let is_known = |task: u64| {
@@ -94,7 +94,7 @@ impl Known<'_> {
         &self,
         ran: &Whereabouts,
         has_served: bool,
-        // It takes a while.
+        // Called only where it is needed, because resolving a stack is slow.
         stack: impl Fn() -> Stack,
     ) -> Relation {
         let relation = match ran.task {
@@ -116,7 +116,8 @@ impl Known<'_> {
             return Relation::Unrelated;
         }
         if self.is_own(task) {
-            // A job is meant to be apart, a request is not: its handler was spawned out of its scope.
+            // A job with a budget of its own is separate on purpose. A request is not: somebody spawned the
+            // handler out of the scope of the test.
             let stack = if is_in_unit { stack() } else { Stack::default() };
             return match is_in_unit && !stack.is_request && !stack.is_unreadable {
                 true => Relation::Unrelated,
@@ -128,7 +129,7 @@ impl Known<'_> {
         if is_in_unit || is_of_others(&task) {
             return Relation::Unrelated;
         }
-        // A task of which it is known what runs in it spawns nothing unseen.
+        // What runs in an accounted task is recorded, and so are the tasks that it spawns.
         let may_spawn = |older: &u64| {
             *older < task
                 && !accounted.contains(older)
@@ -141,12 +142,12 @@ impl Known<'_> {
         }
     }
 
-    /// The relation of what runs in no task: a runtime blocks on it.
+    /// The relation of a statement that runs outside of tasks, in a future that a runtime blocks on.
     fn relation_of_thread(&self, thread: Option<u64>, stack: impl Fn() -> Stack) -> Relation {
         let (Some(newest), Some(thread)) = (self.existing.thread, thread) else {
             return Relation::Unknown;
         };
-        // Whoever has the runtime itself, not only a handle, is where a program or a test begins.
+        // A thread that owns a runtime, and has not only a handle to it, starts a program or a test of its own.
         match thread <= newest || stack().is_entry {
             true => Relation::Unrelated,
             false => Relation::Unknown,
@@ -189,7 +190,7 @@ mod tests {
         let tasks = [10, 11, 20, 21, 22, 30, 40];
         let expected = [Unrelated, Unrelated, Spawned, Spawned, Unknown, Spawned, Unrelated];
         assert_eq!(relations(&known, &tasks), expected);
-        // Two that spawn nothing unseen, and one of a driver.
+        // Two whose children are recorded, and one of a driver.
         known.spawned.accounted = vec![20, 21];
         known.spawned.library = vec![30..31];
         assert_eq!(relations(&known, &[22, 29, 31]), [Unrelated; 3]);

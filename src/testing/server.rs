@@ -24,11 +24,12 @@ use crate::time::Instant;
 /// Measures what a server in the same process does for the client that is measured.
 ///
 /// A server takes requests in tasks of its own, where the scope of the client is lost. Put the
-/// [layer](Self::layer) around the whole service, outside of its `BudgetLayer`; what the service does while
-/// [`measure`](Self::measure) runs is then in the record, the bodies of its responses included. At other times requests just pass.
+/// [layer](Self::layer) around the whole service, outside of its `BudgetLayer`. While
+/// [`measure`](Self::measure) runs, everything that the service does is recorded, the bodies of its responses
+/// included. At other times the layer only passes requests on.
 ///
-/// One for each test and each server: all that the server does at the time counts. Where no request came
-/// through the layer an assertion on queries fails: it may have been forgotten.
+/// Make one for each test and each server, because everything that the server does at that time counts. If no
+/// request came through the layer, an assertion on queries fails, since the layer may have been forgotten.
 ///
 /// # Examples
 ///
@@ -66,38 +67,38 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct State {
     running: Option<Arc<Meter>>,
-    /// How many have come in while it was.
+    /// How many requests have come in while it was running.
     requests: usize,
-    /// Requests whose end is not there yet.
+    /// Requests that have not ended yet.
     open: usize,
     waiting: Option<Waker>,
 }
 
 impl Recorder {
-    /// How long to wait for the server to be done with requests whose answer the client has.
+    /// How long to wait for the server to finish requests whose response the client has received.
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// A recorder of nothing yet.
+    /// Creates a recorder that measures nothing yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The layer that hands requests to the measurement that is running.
+    /// The layer that adds requests to the measurement that is running.
     #[must_use]
     pub fn layer(&self) -> RecorderLayer {
         RecorderLayer { recorder: self.clone() }
     }
 
-    /// Runs a future, a client's, and records all that it and the server do.
+    /// Runs the future of a client and records everything that it and the server do.
     ///
-    /// Waits afterwards until the server is done with the requests that came in meanwhile, for at most five
-    /// seconds; an assertion that fails says if it was not.
+    /// Waits afterwards, for at most five seconds, until the server has finished the requests that came in
+    /// meanwhile. If it has not, a failed assertion mentions that.
     ///
     /// # Panics
     ///
-    /// The future panics if another measurement of this recorder is running: whose a request is could not be
-    /// told.
+    /// The future panics if another measurement of this recorder is running, since a request could not be
+    /// attributed to one of them.
     #[track_caller]
     pub fn measure<F: Future>(&self, future: F) -> impl Future<Output = Record<F::Output>> {
         let here = Location::caller();
@@ -130,7 +131,7 @@ impl Recorder {
         .await
     }
 
-    /// A request comes in; its part in the measurement, if one is running.
+    /// Notes a request that comes in; returns what it is charged to, if a measurement is running.
     fn enter(&self) -> Option<(Arc<Meter>, Open)> {
         let mut state = self.lock();
         let meter = state.running.clone()?;
@@ -141,7 +142,7 @@ impl Recorder {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No access panics half way, so a poisoned state is whole.
+        // No access panics midway, so a poisoned state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,7 +171,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A request whose end is not there yet, until dropped.
+/// A request that has not ended, until this is dropped.
 #[derive(Debug)]
 struct Open(Recorder);
 
@@ -234,7 +235,7 @@ pin_project! {
         #[pin]
         future: InCurrentBudget<F>,
         meter: Option<Arc<Meter>>,
-        // Last, so that all else is dropped by then.
+        // The last field, so that everything else has been dropped when it is.
         open: Option<Open>,
     }
 }
@@ -266,7 +267,7 @@ impl<F> fmt::Debug for RecorderFuture<F> {
 pin_project! {
     /// The response body of [`RecorderService`].
     pub struct RecorderBody<B> {
-        // `None` while it is dropped.
+        // `None` once its destructor has run.
         #[pin]
         inner: Option<B>,
         meter: Option<Arc<Meter>>,

@@ -1,4 +1,4 @@
-//! Looks up where in the program something was done.
+//! Looks up the place in the program from which something was done.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -27,7 +27,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What an instruction on the stack belongs to: with inlining, several functions, the innermost first.
+/// One function to which an instruction on the stack belongs; inlining makes it several, the innermost first.
 #[derive(Debug)]
 struct Symbol {
     name: String,
@@ -37,16 +37,15 @@ struct Symbol {
 
 type Symbols = Arc<[Symbol]>;
 
-/// Looked up once for each instruction: it takes a while.
+/// The symbols of each instruction, cached because resolving them is slow.
 static KNOWN: LazyLock<Mutex<HashMap<usize, Symbols>>> = LazyLock::new(Mutex::default);
 
-/// Where this is, the innermost place first, then where that was called from; up to the runtime or the
-/// measurement, whatever is nearer.
+/// The places of a captured stack, the innermost first, up to the runtime or the measurement, whichever is nearer.
 pub(super) fn places(site: &Site) -> Vec<Place> {
     let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
     let inside = symbols.iter().flat_map(|symbols| symbols.iter()).take_while(|s| !s.is_root());
     let mut places = inside.filter_map(Symbol::place).collect::<Vec<_>>();
-    // An async function is polled through wrappers at the same line.
+    // The compiler polls an async function through several wrappers that have its line.
     places.dedup_by(|one, other| (&one.file, one.line) == (&other.file, other.line));
     places
 }
@@ -54,15 +53,15 @@ pub(super) fn places(site: &Site) -> Vec<Place> {
 /// Why no place is known, where that is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lack {
-    /// Nobody looked at the stack.
+    /// The stack was not captured.
     Stack,
-    /// Files and lines are known of no Rust code but the standard library.
+    /// Only the standard library has files and lines: the program was built without debug info.
     DebugInfo,
-    /// All of it is of dependencies, as in a task that a driver has for itself.
+    /// Every frame belongs to a dependency, as in a task that a driver spawned for itself.
     UserCode,
 }
 
-/// What is lacking where no place is known.
+/// Why no place is known for a captured stack.
 pub(super) fn lack(site: &Site) -> Lack {
     if site.0.is_empty() {
         Lack::Stack
@@ -73,29 +72,29 @@ pub(super) fn lack(site: &Site) -> Lack {
     }
 }
 
-/// Whoever asks for the current span, as far as the program can say.
+/// The code that asks for the current span, as far as the symbols of the program show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// The driver of SQLite, which hands something over to the thread of a connection.
+    /// The driver of SQLite, which sends a command to the thread of a connection.
     SqliteDriver(Command),
     /// Another driver of sqlx.
     OtherDriver(Command),
-    /// None of a driver.
+    /// Code that belongs to no driver.
     Other,
-    /// That cannot be told: the program is optimised, or stripped of its symbols.
+    /// The program is optimised or stripped, so the symbols do not show it.
     Unknown,
 }
 
-/// What a driver is about to do.
+/// The kind of command that a driver is about to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     Statement,
-    /// To begin, to end, to prepare, to see whether the connection is alive.
+    /// Transaction control, a `prepare`, or a check whether the connection is alive.
     Control,
     Unknown,
 }
 
-/// Who asks for the current span here.
+/// Finds the code that asks for the current span.
 pub(super) fn asker(site: &Site) -> Asker {
     let symbols = || site.0.iter().map(|ip| symbols(*ip));
     let Some(at) = symbols().position(|all| all.iter().any(|symbol| !symbol.is_between())) else {
@@ -106,14 +105,14 @@ pub(super) fn asker(site: &Site) -> Asker {
     here.next().map_or(Asker::Unknown, Symbol::asker)
 }
 
-/// What the stack says of who runs something.
+/// What a captured stack shows about who runs a statement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stack {
-    /// A server of HTTP, for a request.
+    /// An HTTP server, for a request.
     pub(super) is_served: bool,
     /// A `BudgetLayer`, for a request.
     pub(super) is_request: bool,
-    /// The thread of a test, or one that blocks on the runtime: the beginning of something.
+    /// The thread of a test, or one that blocks on a runtime which it owns.
     pub(super) is_entry: bool,
     /// The thread of a test.
     pub(super) is_test: bool,
@@ -121,7 +120,7 @@ pub(super) struct Stack {
     pub(super) is_unreadable: bool,
 }
 
-/// Who runs something, as far as the stack says.
+/// Finds out who runs a statement, as far as the stack shows.
 pub(super) fn stack(site: &Site) -> Stack {
     let any = |is: fn(&Symbol) -> bool| site.0.iter().any(|ip| symbols(*ip).iter().any(is));
     Stack {
@@ -133,20 +132,20 @@ pub(super) fn stack(site: &Site) -> Stack {
     }
 }
 
-/// Who wakes a future, as far as the stack says.
+/// Who wakes a future, as far as the stack shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Waking {
-    /// A client of another system, by its name.
+    /// The name of the client library, if one does.
     pub(super) client: Option<&'static str>,
     /// The runtime, because a socket is ready.
     pub(super) is_socket: bool,
-    /// The runtime, because it is time.
+    /// The runtime, because a timer has elapsed.
     pub(super) is_clock: bool,
     /// A task that has ended.
     pub(super) is_task: bool,
 }
 
-/// Clients of other systems: name, folders and crates.
+/// Known client libraries: their names, source folders and crates.
 const CLIENTS: [(&str, &[&str], &[&str]); 4] = [
     ("redis", &["/redis-"], &["redis::"]),
     ("mongodb", &["/mongodb-"], &["mongodb::"]),
@@ -154,11 +153,11 @@ const CLIENTS: [(&str, &[&str], &[&str]); 4] = [
     ("tokio-postgres", &["/tokio-postgres-"], &["tokio_postgres::"]),
 ];
 
-/// Who wakes a future here.
+/// Finds out who wakes a future.
 pub(super) fn waking(site: &Site) -> Waking {
     let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
     let all = || symbols.iter().flat_map(|symbols| symbols.iter());
-    // Up to what polls tasks. Beyond that the stack is that of the runtime, or of what it runs inside.
+    // Frames above the one that polls tasks belong to the runtime, or to what encloses it.
     let inside = || all().take_while(|symbol| !symbol.is_root());
     let is_of = |folders, crates| inside().any(|symbol| symbol.is_in(folders, crates));
     let client = CLIENTS.iter().find(|(_, folders, crates)| is_of(folders, crates));
@@ -179,7 +178,7 @@ fn symbols(ip: usize) -> Symbols {
         return symbols.clone();
     }
     let mut symbols = Vec::new();
-    // The stack holds where each call returns to, which may be the next line already.
+    // The stack holds return addresses, which may belong to the line after the call.
     backtrace::resolve(ip.saturating_sub(1) as *mut c_void, |symbol| {
         symbols.push(Symbol {
             name: symbol.name().map_or_else(String::new, |name| format!("{name:#}")),
@@ -193,12 +192,12 @@ fn symbols(ip: usize) -> Symbols {
 }
 
 impl Symbol {
-    /// Whether its code is in one of these folders or, where that is not known, of one of these crates.
+    /// Whether its file is in one of these folders or, without debug info, its name is in one of these crates.
     fn is_in(&self, folders: &[&str], crates: &[&str]) -> bool {
         match &self.file {
-            // The names of functions that were inlined lack their path.
+            // Names of inlined functions have no path, so the file decides where it is known.
             Some(file) => {
-                // The beginning may be remapped to nothing.
+                // `--remap-path-prefix` may have removed the beginning.
                 let file = format!("/{}", file.to_string_lossy().replace('\\', "/"));
                 folders.iter().any(|folder| file.contains(folder))
             }
@@ -209,13 +208,13 @@ impl Symbol {
         }
     }
 
-    /// Whether there is debug info of the crate: the standard library comes with its own, and so may libc.
+    /// Whether its crate has debug info; the standard library, and perhaps libc, always come with theirs.
     fn is_known(&self) -> bool {
         let Some(file) = self.file.as_deref().filter(|_| self.line > 0) else { return false };
         file.extension().is_some_and(|extension| extension == "rs") && !is_of_std(file)
     }
 
-    /// Whether it lies between who asks for the span and the look at the stack.
+    /// Whether it lies between the code that asks for the span and the capture of the stack.
     fn is_between(&self) -> bool {
         const CRATES: [&str; 6] =
             ["backtrace::", "request_budget::", "tracing", "core::", "std::", "alloc::"];
@@ -223,7 +222,7 @@ impl Symbol {
         self.is_ours() || self.is_in(&FOLDERS, &CRATES)
     }
 
-    /// Who asks for the span, if this is the first that does not lie between.
+    /// Who asks for the span, where this is the first symbol that does not lie in between.
     fn asker(&self) -> Asker {
         let has = |parts: &[&str]| parts.iter().any(|part| self.name.contains(part));
         let command = |controls: &[&str], is_statement| match () {
@@ -233,7 +232,7 @@ impl Symbol {
         };
         match () {
             () if self.is_in(&["/sqlx-sqlite"], &["sqlx_sqlite::"]) => {
-                // All but statements go through one generic function, or are sent by one of these.
+                // Everything but statements is sent by one generic function, or by one of these.
                 const CONTROLS: [&str; 6] =
                     ["oneshot", "rollback", "unlock_db", "shutdown", "{async_fn#0}<", "describe"];
                 let is_worker = || self.is_in(&["/connection/worker.rs"], &[]);
@@ -251,23 +250,23 @@ impl Symbol {
             () if self.is_in(&["/sqlx-mysql"], &["sqlx_mysql::"]) => {
                 Asker::OtherDriver(command(&["fetch_many"], has(&["::run::"])))
             }
-            // Elsewhere a driver may have been inlined into what asks.
+            // In an optimised program a driver may have been inlined into this function.
             () if self.is_known() && cfg!(debug_assertions) => Asker::Other,
             () => Asker::Unknown,
         }
     }
 
-    /// Outside of it nothing is part of the measured work: the measurement itself, and what polls tasks.
+    /// Whether it belongs to the measurement, the test harness or the runtime: frames above it are not user code.
     fn is_root(&self) -> bool {
         let is_measure = || self.is_ours() && self.is_in(&["/src/testing/measure.rs"], &[]);
-        // `vendor/tokio` as well, and `tokio-1.50.0`.
+        // Matches both `vendor/tokio` and `tokio-1.50.0`.
         let is_of_tokio =
             || self.is_in(&["/src/runtime/"], &[]) && self.is_in(&["/tokio-", "/tokio/"], &[]);
         let is_harness = self.is_in(&["/library/test/"], &["tokio::runtime::", "test::"]);
         is_harness || is_of_tokio() || is_measure()
     }
 
-    /// Whether it is of this library.
+    /// Whether it belongs to the sources of this library.
     fn is_ours(&self) -> bool {
         match (&self.file, ours()) {
             (Some(file), Some(ours)) => file.starts_with(ours),
@@ -276,12 +275,12 @@ impl Symbol {
         }
     }
 
-    /// Whether it is of this very library, which is on every stack that it looks at.
+    /// Whether it belongs to this library, by its name; true somewhere on every stack that has symbols.
     fn is_of_this_library(&self) -> bool {
         self.name.contains(env!("CARGO_CRATE_NAME"))
     }
 
-    /// Whether it is of the layer that makes requests units of work.
+    /// Whether it belongs to the `BudgetLayer`.
     fn is_of_layer(&self) -> bool {
         self.is_in(
             &[concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/")],
@@ -289,18 +288,18 @@ impl Symbol {
         )
     }
 
-    /// Whether it is of what every server of HTTP runs on; a client executes no statements there.
+    /// Whether it belongs to hyper, on which every HTTP server runs; a client executes no statements there.
     fn is_of_server(&self) -> bool {
         self.is_in(&["/hyper-", "/hyper-util-"], &["hyper::", "hyper_util::"])
     }
 
-    /// Whether it is where a test, or a runtime that somebody owns, is run.
+    /// Whether it is the entry point of a test, or `block_on` of an owned runtime.
     fn is_entry(&self) -> bool {
         let files = ["/library/test/", "/src/runtime/runtime.rs"];
         self.is_in(&files, &["test::", "tokio::runtime::runtime::Runtime::block_on"])
     }
 
-    /// Whether it is what runs the tests of a program, each on a thread.
+    /// Whether it belongs to a test harness, which runs each test on a thread.
     fn is_of_harness(&self) -> bool {
         let (folders, crates) =
             (["/library/test/", "/libtest-mimic-"], ["test::", "libtest_mimic::"]);
@@ -310,7 +309,7 @@ impl Symbol {
     /// The place, if it is in the user's own code.
     fn place(&self) -> Option<Place> {
         let path = self.file.as_deref()?;
-        // The compiler puts these where the global allocator is declared.
+        // The compiler gives these shims the line on which the global allocator is declared.
         let is_allocator = self.name.contains("__rust_") || self.name.contains("__rdl_");
         if self.is_ours() || is_allocator || self.line == 0 || is_of_dependency(path) {
             return None;
@@ -319,12 +318,12 @@ impl Symbol {
     }
 }
 
-/// The folder of the sources of this library, as this program knows it: that is where they were compiled, or
-/// whatever `--remap-path-prefix` has made of that.
+/// The source folder of this library in debug info: where it was compiled, or what `--remap-path-prefix` made of
+/// that.
 fn ours() -> Option<&'static Path> {
     static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let mut found = None;
-        // It is taken for where a call returns to, so what is before it is looked up.
+        // `resolve` expects a return address and looks up the instruction before it.
         let inside = (ours as *const () as usize).saturating_add(1);
         backtrace::resolve(inside as *mut c_void, |symbol| {
             let file = symbol.filename().filter(|file| file.ends_with("src/testing/site.rs"));
@@ -335,7 +334,7 @@ fn ours() -> Option<&'static Path> {
     OURS.as_deref()
 }
 
-/// Whether a file is of the standard library, or of a crate that cargo has fetched or vendored.
+/// Whether a file belongs to the standard library, or to a crate that cargo has fetched or vendored.
 fn is_of_dependency(path: &Path) -> bool {
     static KNOWN: LazyLock<Mutex<HashMap<PathBuf, bool>>> = LazyLock::new(Mutex::default);
     if is_of_std(path) {
@@ -349,7 +348,7 @@ fn is_of_dependency(path: &Path) -> bool {
     })
 }
 
-/// The same of a folder, for a program that runs here.
+/// Whether a folder belongs to a fetched or vendored crate, for a program whose current directory is `here`.
 fn is_in_dependency(folder: &Path, here: &Path) -> bool {
     // Cargo leaves one of these in what it unpacks, checks out or vendors.
     const MARKS: [&str; 2] = [".cargo-ok", ".cargo-checksum.json"];

@@ -1,13 +1,13 @@
-//! The text of a statement without its values, so that executions of it can be told to be the same.
+//! Removes the values from the text of a statement, so that its executions can be recognised as the same.
 
 use sqlparser::dialect::{Dialect, GenericDialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, Tokenizer, Word};
 
-/// Folds values, lists of values, comments and white space. What is no SQL that the tokenizer knows stays
-/// as it is.
+/// Folds values, lists of values, comments and white space. A text that the tokenizer does not accept stays
+/// unchanged.
 ///
-/// The database is named as sqlx names it; an unknown one is taken for something like the standard.
+/// The database is named as in sqlx; an unknown one is treated as standard SQL.
 pub(super) fn normalise(sql: &str, database: &str) -> String {
     let mut dialects: Vec<&dyn Dialect> =
         vec![&GenericDialect {}, &PostgreSqlDialect {}, &MySqlDialect {}, &SQLiteDialect {}];
@@ -97,7 +97,7 @@ fn is_value(token: &Token) -> bool {
     }
 }
 
-/// Whether it stands for a value that is missing: `NULL`, or `DEFAULT` that is not MySQL's function.
+/// Whether it is `NULL` or `DEFAULT` in the place of a value; `DEFAULT(column)` of MySQL is not.
 fn is_absence(word: &Word, next: Option<&Token>) -> bool {
     word.quote_style.is_none()
         && match word.keyword {
@@ -107,7 +107,7 @@ fn is_absence(word: &Word, next: Option<&Token>) -> bool {
         }
 }
 
-/// Removes the signs of the number that comes next; what subtracts or adds it stays.
+/// Removes the signs of the number that follows, but keeps a binary `+` or `-`.
 fn drop_signs(pieces: &mut Vec<Piece>) {
     loop {
         let signed = trim_end(pieces);
@@ -122,10 +122,10 @@ fn drop_signs(pieces: &mut Vec<Piece>) {
     }
 }
 
-/// Whether an operand comes next, so that a sign belongs to it and `NULL` is a value.
+/// Whether an operand follows, so that a sign belongs to it and `NULL` is a value.
 ///
-/// Not so behind `IS`, `NOT`, a type or a column: there `NULL` is part of a test or of a definition. Words
-/// that are no operators may be columns (`date - 1`), so only those count that cannot be.
+/// That is not so after `IS`, `NOT`, a type or a column, where `NULL` is part of a test or a definition. Words
+/// that are not operators may be columns (`date - 1`), so only words that cannot be columns count.
 fn expects_operand(pieces: &[Piece]) -> bool {
     const OPERATORS: [Keyword; 19] = [
         Keyword::ALL,
@@ -160,7 +160,7 @@ fn expects_operand(pieces: &[Piece]) -> bool {
     }
 }
 
-/// Makes one of all the items of a list after `IN`, `VALUES` or `ARRAY` that are alike.
+/// Replaces equal items of a list after `IN`, `VALUES` or `ARRAY` by one.
 fn fold_lists(pieces: &[Piece]) -> Vec<Piece> {
     let mut folded: Vec<Piece> = Vec::with_capacity(pieces.len());
     let mut rest = pieces;
@@ -195,11 +195,11 @@ fn fold_lists(pieces: &[Piece]) -> Vec<Piece> {
     folded
 }
 
-/// Whether it can be part of an item of a list of values: no query, and no column.
+/// Whether it can be part of an item in a list of values, which contains no query and no column.
 fn is_simple(piece: &Piece) -> bool {
     match piece {
         Piece::Value | Piece::Space => true,
-        // A type, as in `$1::uuid`.
+        // A cast, as in `$1::uuid`.
         Piece::Token(Token::Word(word)) => word.keyword != Keyword::SELECT,
         Piece::Token(token) => matches!(
             token,
@@ -223,7 +223,7 @@ fn is_list_of_groups(items: &[&[Piece]]) -> bool {
     !items.is_empty() && items.iter().all(is_group)
 }
 
-/// The items of a list up to where it ends, without the space around them, and how long all of it is.
+/// The items of a list without the space around them, and the number of tokens up to its end.
 fn items(list: &[Piece]) -> (Vec<&[Piece]>, usize) {
     let (mut items, mut start, mut depth, mut end) = (Vec::new(), 0, 0_usize, list.len());
     for (position, piece) in list.iter().enumerate() {
@@ -238,7 +238,7 @@ fn items(list: &[Piece]) -> (Vec<&[Piece]>, usize) {
                 items.push(trim(&list[start..position]));
                 start = position.saturating_add(1);
             }
-            // A word behind a group, as `ON CONFLICT` behind rows, ends the list.
+            // A word after a group ends the list, as `ON CONFLICT` does after rows.
             Piece::Token(Token::Word(_))
                 if depth == 0
                     && trim(&list[start..position])
@@ -255,7 +255,7 @@ fn items(list: &[Piece]) -> (Vec<&[Piece]>, usize) {
     if !last.is_empty() {
         items.push(last);
     }
-    // The space before what follows is no part of the list.
+    // The space before the next token does not belong to the list.
     let length = match end.checked_sub(1).and_then(|before| list.get(before)) {
         Some(Piece::Space) if end < list.len() => end.saturating_sub(1),
         _ => end,
@@ -277,7 +277,7 @@ fn trim_end(mut pieces: &[Piece]) -> &[Piece] {
     pieces
 }
 
-/// Each item once, in the order in which it comes first.
+/// Each distinct item, in the order of first occurrence.
 fn distinct(items: &[&[Piece]]) -> Vec<Piece> {
     let mut all: Vec<Vec<Piece>> = Vec::new();
     for item in items {

@@ -1,4 +1,4 @@
-//! A future that is declared to be no part of what is measured beside it.
+//! Declares that a future does not belong to a measurement that runs beside it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,18 +8,18 @@ use pin_project_lite::pin_project;
 
 use crate::meter::recording;
 
-/// Declares a future to be unrelated to what is measured while it runs.
+/// Declares that a future does not belong to any measurement that runs at the same time.
 ///
-/// No assertion suspects its statements, or those of tasks that it spawns meanwhile, to be of the measured
-/// work. For what a test does beside a measurement: a background poller, data that is prepared at the same
-/// time. Around the future of a task, `tokio::spawn(unrelated(poller))`, it covers the whole task.
+/// No assertion then suspects its statements, or those of tasks that it spawns, of being part of the measured
+/// work. Use it for what a test runs beside a measurement, such as a background poller or the preparation of
+/// data. Around the future of a task, `tokio::spawn(unrelated(poller))`, it covers the whole task.
 ///
-/// Only needed where an assertion says so: see [what is suspected](super#what-is-suspected). Inside the measured
-/// future it changes nothing: what runs there is counted.
+/// It is needed only where a failed assertion suggests it, see [what is suspected](super#what-is-suspected).
+/// Inside the measured future it has no effect: statements there are counted.
 ///
 /// # Cancellation
 ///
-/// That of the future; its destructors are unrelated as well.
+/// As the future itself; its destructors are covered as well.
 ///
 /// # Examples
 ///
@@ -48,7 +48,7 @@ pub fn unrelated<F: Future>(future: F) -> Unrelated<F> {
 pin_project! {
     /// The future of [`unrelated`].
     pub struct Unrelated<F> {
-        // `None` once it is done: its destructors are unrelated as well.
+        // `None` once its destructors have run, which are covered as well.
         #[pin]
         future: Option<F>,
     }

@@ -1,4 +1,4 @@
-//! What a test is warned of without being failed.
+//! Warnings to a test that do not fail it.
 
 use std::fmt;
 use std::io::{Write, stderr};
@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-/// Writes a warning to standard error itself: what the harness of tests captures is lost with a test that passes.
+/// Writes a warning to standard error directly, because the test harness discards the captured output of a test
+/// that passes.
 pub(super) fn emit(warning: &str) {
-    // Nobody can be warned where standard error is closed.
+    // If standard error is closed, nobody can be warned.
     writeln!(stderr().lock(), "request-budget: warning: {warning}").unwrap_or_default();
 }
 
-/// Warns, when the last of its clones is dropped, if nothing has looked at what was measured.
+/// Warns, when its last clone is dropped, if nothing has read or asserted on what was measured.
 #[derive(Clone)]
 pub(super) struct Judged(Arc<Inner>);
 
@@ -33,7 +34,7 @@ impl Judged {
         self.0.measured_at
     }
 
-    /// Notes that somebody looks at it.
+    /// Notes that the measurement was read.
     pub(super) fn now(&self) {
         self.0.is_judged.store(true, Relaxed);
     }
@@ -41,7 +42,7 @@ impl Judged {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // A test that fails by itself is not to be warned on top.
+        // A test that is failing anyway needs no warning.
         if !*self.is_judged.get_mut() && !thread::panicking() {
             emit(&format!(
                 "nothing was asserted on what was measured at {}, and its usage was not looked at: \
@@ -54,7 +55,7 @@ impl Drop for Inner {
 
 impl fmt::Debug for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever prints a record looks at it.
+        // Printing a record counts as reading it.
         self.now();
         self.measured_at().fmt(f)
     }

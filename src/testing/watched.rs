@@ -1,4 +1,4 @@
-//! The measured future, with an eye on who wakes it.
+//! Wraps the measured future to record who wakes it.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use crate::meter::Meter;
 use crate::meter::recording::Recording;
 
 pin_project! {
-    /// Notes in its recording who wakes a future that waits for nothing that is counted.
+    /// Records who wakes a future while nothing that is counted is in flight.
     pub(super) struct Watched<F> {
         #[pin]
         future: F,
@@ -22,12 +22,12 @@ pin_project! {
     }
 }
 
-/// Notes who wakes the future, and wakes it.
+/// Records who wakes the future, then wakes it.
 struct Noting {
     waker: Waker,
-    /// Weak: whoever keeps a waker would keep the recording running.
+    /// Weak, because a waker that somebody keeps must not keep the recording alive.
     recording: Weak<Recording>,
-    /// The future waits, and for nothing that is counted.
+    /// The future is waiting, and nothing that is counted is in flight.
     is_idle: AtomicBool,
 }
 
