@@ -1,4 +1,4 @@
-//! What to do about it: one line for each finding.
+//! Advice on how to mend what an assertion found: one line for each finding.
 
 use super::record::{Account, Statement};
 use crate::resource::Resource;
@@ -18,10 +18,10 @@ pub(super) const WAIT: &str = "wait in the measured work for the tasks that it c
 pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: CountingAllocator = \
                                     CountingAllocator::system();`";
 
-/// How many statements are spoken of, at most.
+/// The highest number of statements that advice names.
 const MOST: usize = 3;
 
-/// Advice to work that used too much of this.
+/// Advice for work that used too much of this resource.
 pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
     let slowest = || account.statements.iter().max_by_key(|statement| statement.longest);
     match resource {
@@ -72,7 +72,7 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
     }
 }
 
-/// What to do about these statements, of which some are executed again and again.
+/// Advice on statements, some of which are executed repeatedly.
 pub(super) fn queries<'a>(
     account: &Account,
     statements: impl Iterator<Item = &'a Statement>,
@@ -87,7 +87,7 @@ pub(super) fn queries<'a>(
     all.into_iter().take(MOST).map(repeated).collect()
 }
 
-/// What to do about a statement that is executed again and again.
+/// Advice on a statement that is executed repeatedly.
 pub(super) fn repeated(statement: &Statement) -> String {
     let Statement { text, repetitions, .. } = statement;
     let verb = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();

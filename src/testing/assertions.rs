@@ -1,4 +1,4 @@
-//! What tests demand of a record.
+//! The assertions of a record.
 
 use std::panic::Location;
 
@@ -14,17 +14,17 @@ use crate::resource::{Amount, Resource};
 use crate::time::nanos;
 
 impl<T> Record<T> {
-    /// Demands that the work stayed within a budget, its soft limits and its hard ones.
+    /// Asserts that the work stayed within a budget, both its soft and its hard limits.
     ///
     /// Two limits are stricter here than in production. Statements that passed through no metered
-    /// connection count as queries: they are there all the same. And statements that differ in nothing but their values
-    /// are the same: they count as repeated. Likewise a limit
-    /// [for one statement](crate::Budget::repeated_queries_for) holds for it with any values.
+    /// connection count as queries, because the database executed them. And statements that differ only in their
+    /// values count as the same statement, so they are repeated. Likewise a limit
+    /// [for one statement](crate::Budget::repeated_queries_for) covers that statement with any values.
     ///
     /// # Panics
     ///
-    /// Panics if a limit was crossed, with all that the work did. Panics as well if a limit is named
-    /// that nothing measured: see [not blind](super#not-blind).
+    /// Panics if a limit was crossed, and prints everything that the work did. Panics as well if the budget has a
+    /// limit on a resource that nothing measured: see [not blind](super#not-blind).
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "budgets are passed by value everywhere")]
     pub fn assert_within(&self, budget: Budget) {
@@ -92,14 +92,14 @@ impl<T> Record<T> {
         failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
-    /// Demands that the work executed so many statements, no more and no less.
+    /// Asserts that the work executed exactly this many statements.
     ///
     /// Statements that passed through no metered connection count as well.
     ///
     /// # Panics
     ///
-    /// Panics if it did not, with all that the work did; and if nothing counted statements: see
-    /// [not blind](super#not-blind).
+    /// Panics if it did not, and prints everything that the work did. Panics as well if nothing counted statements:
+    /// see [not blind](super#not-blind).
     #[track_caller]
     pub fn assert_queries(&self, expected: u64) {
         let account = self.account();
@@ -124,12 +124,12 @@ impl<T> Record<T> {
         failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
-    /// Demands that every statement passed through a metered connection, or was counted after the fact.
+    /// Asserts that every statement passed through a metered connection, or was observed.
     ///
     /// # Panics
     ///
-    /// Panics if some did not, with the statements and where they were executed; and if sqlx could not be
-    /// listened to.
+    /// Panics if some did not, and prints these statements and where they were executed. Panics as well if the
+    /// events of sqlx could not be received.
     #[track_caller]
     pub fn assert_no_unmetered(&self) {
         let account = self.account();
@@ -147,14 +147,14 @@ impl<T> Record<T> {
         failure.panic_unless_empty(account, "what it did", Location::caller());
     }
 
-    /// Demands that nothing external was called.
+    /// Asserts that no external system was called.
     ///
-    /// Calls that are marked with [`external`](crate::ExternalExt::external), or made through an
-    /// `ExternalLayer`; others are not known.
+    /// Known are calls marked with [`external`](crate::ExternalExt::external), or made through an
+    /// `ExternalLayer`.
     ///
     /// # Panics
     ///
-    /// Panics if there was a call, with all that the work did.
+    /// Panics if there was a call, and prints everything that the work did.
     #[track_caller]
     pub fn assert_no_external_calls(&self) {
         let account = self.account();
@@ -169,7 +169,7 @@ impl<T> Record<T> {
     }
 }
 
-/// Why nothing can be said about statements, if so; what wants to know comes first.
+/// Why an assertion about statements cannot be decided, where that is so; the name of the assertion comes first.
 pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<String>)> {
     let (unmetered, elsewhere) = (account.usage.unmetered, account.elsewhere());
     let took_part = account.usage.queries > 0 || account.usage.transactions > 0;
@@ -195,7 +195,7 @@ pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<Str
         return found(format!("{none}{meanwhile}"), advice::RECORD);
     }
     if elsewhere > 0 {
-        // An N+1 in a task of its own is no less one beside a statement of the work's own.
+        // An N+1 in a spawned task fails the assertion even if the work executed statements itself.
         let own = match took_part {
             true => "the work itself may not have executed all",
             false => "the work itself executed none",
@@ -223,12 +223,12 @@ fn statements(n: u64) -> &'static str {
 }
 
 enum Unknown {
-    /// Said elsewhere, for all of its kind at once.
+    /// Printed elsewhere, once for all of its kind.
     Said,
     Not(&'static str),
 }
 
-/// What the work used, as limits are compared.
+/// What the work used of each resource, in the form in which limits are compared.
 fn observed(account: &Account, resource: Resource) -> Result<u64, Unknown> {
     let usage = &account.usage;
     Ok(match resource {

@@ -1,4 +1,4 @@
-//! Runs work and records what it does. What is called from here is the measured work: its places end here.
+//! Runs work and records what it does. Call sites are reported up to the frame of this file.
 
 use std::any;
 use std::panic::Location;
@@ -17,21 +17,21 @@ use crate::meter::recording::Recording;
 use crate::report::Name;
 use crate::scope::{self, InCurrentBudget};
 
-/// Runs a future and records all that it does.
+/// Runs a future and records everything that it does.
 ///
-/// A unit of work without any limit: what is charged to a [`BudgetLayer`](crate::BudgetLayer) or to
-/// [`budgeted`](crate::BudgetExt::budgeted) work inside is charged to it as well, and so is a spawned task that
-/// is carried along by [`in_current_budget`](crate::BudgetExt::in_current_budget). Work that a server
-/// does in tasks of its own is reached by a [`Recorder`](super::Recorder).
+/// The future is a unit of work without limits. What is charged to a [`BudgetLayer`](crate::BudgetLayer) or to
+/// [`budgeted`](crate::BudgetExt::budgeted) work inside it is charged to it as well, and so is a spawned task
+/// that carries [`in_current_budget`](crate::BudgetExt::in_current_budget). To record what a server
+/// does in tasks of its own, use a [`Recorder`](super::Recorder).
 ///
-/// The record ends where the future does. Of a service's `oneshot` that is when the response's headers are
-/// there; read the body in the measured future if it does something, too.
+/// The record ends with the future. The future of a service's `oneshot` ends when the headers of the response
+/// are available, so read the body in the measured future if the body executes anything.
 ///
 /// See the [module docs](super).
 ///
 /// # Cancellation
 ///
-/// Dropped before its end there is no record.
+/// If the future is dropped before its end, there is no record.
 ///
 /// # Examples
 ///
@@ -74,7 +74,7 @@ impl Measurement {
         if any::type_name::<F>().starts_with("tracing::instrument::WithDispatch<") {
             recording.note_mask();
         }
-        // Polls are timed where they are limited.
+        // A limit switches the timing of polls on.
         let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));
         let meter = Meter::new(None, Name::from("measured"), budget, None);
         let meter = Arc::new(meter.recorded_by(recording.clone()));

@@ -1,13 +1,14 @@
-//! Sees statements that no metered connection counts, while work is measured.
+//! Finds the statements that no metered connection counts, while work is measured.
 //!
-//! The subscriber that is there already goes on as before behind this one. sqlx tells of each statement by
-//! an event: PostgreSQL and MySQL in the task of the caller, SQLite on a thread of its driver, which
-//! enters the span that was current where the statement was handed over. So this subscriber answers
-//! the question for the current span with a ticket: whose work, and where. Who asks cannot be told in a
-//! program that is optimised or stripped: there everybody gets one, and it is nearly as good as the span.
+//! The default subscriber that was installed before goes on receiving everything behind this one. sqlx emits an
+//! event for each statement: PostgreSQL and MySQL in the task of the caller, SQLite on a thread of its driver,
+//! which enters the span that was current when the statement was sent to it. So this subscriber returns a ticket
+//! as the current span, which names the work and the place. In a program that is optimised or stripped it cannot
+//! be told who asks for the current span; there everyone gets a ticket, which stands for the span in nearly
+//! everything.
 //!
-//! sqlx asks for each statement, and makes no event where its logging is switched off: a ticket that was
-//! used without any event shows that.
+//! sqlx asks for the current span for each statement, and emits no event if its logging is switched off: a ticket
+//! that was used without an event reveals that.
 
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -32,25 +33,25 @@ use crate::meter::recording::{self, Kind, Site};
 use crate::meter::table::By;
 use crate::scope;
 
-/// The default subscriber of measured work, around the one that was there.
+/// The default subscriber of measured work, around the one that was installed before.
 #[derive(Debug)]
 pub(super) struct Observer {
     inner: Dispatch,
-    /// A `SqlxEvents` is part of the subscriber that was there: what it counts is no bypass.
+    /// Whether a `SqlxEvents` is part of the inner subscriber; what it counts is not unmetered.
     counts: bool,
     tickets: Arc<Tickets>,
     this: OnceLock<WeakDispatch>,
 }
 
-/// Never the default anywhere, and never dropped.
+/// A second subscriber, which is never the default and never dropped.
 ///
-/// Where only one subscriber exists, `tracing` asks the default of the thread that comes to an event first whether
-/// anybody is interested, and keeps the answer for all threads: none, if that is a test beside the measured one.
-/// Where there are two it asks each.
+/// While only one subscriber exists, `tracing` asks the default subscriber of the thread that reaches an event first
+/// whether it is interested, and caches the answer for all threads. If that thread runs another test, which has no
+/// subscriber, the measured test would receive no event. While there are two subscribers it asks both.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Second));
 
 thread_local! {
-    /// The subscriber that comes into being here is one of a measurement.
+    /// Whether the subscriber that this thread is creating belongs to a measurement.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -59,7 +60,7 @@ struct Second;
 impl Subscriber for Second {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         match metadata.target() {
-            // Whoever is the default at the time is to be asked.
+            // So that the default subscriber at the time of the event decides.
             witness::TARGET => Interest::sometimes(),
             _ => Interest::never(),
         }
@@ -88,7 +89,7 @@ impl Subscriber for Second {
     fn exit(&self, _: &Id) {}
 }
 
-/// Stands for the span of a ticket where there is no other.
+/// The metadata of a ticket that is handed out outside of every span.
 static UNNAMED: DefaultCallsite = DefaultCallsite::new(&UNNAMED_METADATA);
 static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
     name: "statement",
@@ -100,7 +101,7 @@ static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
 };
 
 impl Observer {
-    /// An observer around the default subscriber of this thread.
+    /// Creates an observer around the default subscriber of this thread.
     pub(super) fn subscriber() -> (Dispatch, Arc<Tickets>) {
         LazyLock::force(&SECOND);
         let tickets = Arc::new(Tickets::default());
@@ -113,18 +114,18 @@ impl Observer {
         (dispatch, tickets)
     }
 
-    /// Whether the default subscriber here is the one of a measurement.
+    /// Whether the default subscriber of this thread belongs to a measurement.
     pub(super) fn is_in_place() -> bool {
         dispatcher::get_default(|default| default.is::<Self>())
     }
 
-    /// Whether this subscriber, or the one around which it is an observer, counts statements.
+    /// Whether this subscriber, or the one inside it, counts statements.
     fn counts(subscriber: &Dispatch) -> bool {
         subscriber.downcast_ref::<Self>().is_some_and(|outer| outer.counts)
             || subscriber.downcast_ref::<SqlxEvents>().is_some_and(SqlxEvents::counts)
     }
 
-    /// The span of the inner subscriber that this one stands for; `None` where there is none.
+    /// The span of the inner subscriber for which a ticket stands; `None` if there is none.
     fn inner_span(&self, id: &Id) -> Option<Id> {
         match self.tickets.get(id) {
             Some(ticket) => ticket.span,
@@ -150,13 +151,13 @@ impl Subscriber for Observer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // Asked when another subscriber comes into being. In measured work that is to be its default.
+        // Called when another subscriber is created, which measured work does to make it the default.
         if !IS_OURS.get()
             && let Some(meter) = scope::current()
         {
             meter.recordings().for_each(|recording| recording.note_mask());
         }
-        // At which level sqlx logs statements is up to each pool, so all are wanted.
+        // Each pool chooses the level at which it logs statements.
         Some(LevelFilter::TRACE)
     }
 
@@ -196,7 +197,7 @@ impl Subscriber for Observer {
             if event.metadata().target() == witness::TARGET {
                 tickets::note_event();
             }
-            // What an inner measurement has seen is charged to the outer one already.
+            // What an inner measurement has received is already charged to the outer one.
             let is_new = !witness::is_seen();
             let is_unmetered = match self.counts {
                 true => Executed::of(event).is_some_and(|executed| count(&executed, is_new)),
@@ -206,7 +207,7 @@ impl Subscriber for Observer {
                 self.tickets.note_logged();
             }
         });
-        // What others are interested in they have been asked for before.
+        // The inner subscriber has been asked before.
         if event.metadata().target() != witness::TARGET || self.inner.enabled(event.metadata()) {
             witness::seen(|| self.inner.event(event));
         }
@@ -219,7 +220,7 @@ impl Subscriber for Observer {
                 if let Some(span) = &ticket.span {
                     self.inner.enter(span);
                 }
-                // Seen from the thread that has taken the statement over: here its events come up.
+                // This is the thread that executes the statement, and that emits its event.
                 if let Some(this) = self.this.get().and_then(WeakDispatch::upgrade) {
                     memory::aside(|| tickets::enter(id, ticket, set_default(&this)));
                 }
@@ -264,20 +265,20 @@ impl Subscriber for Observer {
         memory::aside(|| {
             let by = witness::by();
             let is_metered = by.is_metered();
-            // In a task that carries the span of the work along, and not the work.
+            // A task that was spawned with the span of the work but without `in_current_budget`.
             let carried = || tickets::entered().filter(|_| !is_metered).map(|ticket| ticket.meter);
             let Some(meter) = scope::current().or_else(carried) else { return inner };
-            // What sqlx does for a metered connection needs no place; the statement has it.
+            // A statement of a metered connection has recorded its place itself.
             let site = if is_metered { Site::default() } else { Site::capture() };
             if !is_metered && site::asker(&site) == Asker::Other {
                 return inner;
             }
             let metadata = inner.metadata().unwrap_or(&UNNAMED_METADATA);
-            // Held as long as the ticket is.
+            // The inner span lives as long as the ticket.
             let span = inner.id().map(|id| self.inner.clone_span(id));
             let by = if is_metered { by } else { By::Others };
             if self.counts && !is_metered {
-                // The thread of a driver charges it, and may so cut it while it waits.
+                // The thread of a driver charges the work, which may cut it while it is waiting.
                 meter.share();
             }
             Current::new(self.tickets.open(Ticket::new(span, meter, by, site)), metadata)
@@ -285,28 +286,28 @@ impl Subscriber for Observer {
     }
 }
 
-/// In which work a statement was executed, by whom, and where if that was noted beforehand.
+/// The work that executed a statement, the kind of connection, and the place if a ticket has noted that.
 ///
-/// None of a metered connection that is used in no work: that is no bypass.
+/// `None` for a metered connection outside of all work, which is not unmetered.
 fn whose() -> Option<(Arc<Meter>, By, Option<Site>)> {
     let ticket = tickets::entered();
     let (current, here) = (scope::current(), witness::by());
     match (current, ticket) {
-        // Statements of PostgreSQL and MySQL come up in the work itself.
+        // PostgreSQL and MySQL emit events in the work itself.
         (Some(meter), ticket) => {
             let theirs = ticket.map(|ticket| ticket.by).filter(|by| by.is_metered());
             let by = if here.is_metered() { here } else { theirs.unwrap_or(By::Anyone) };
             Some((meter, by, None))
         }
-        // A metered connection that is used in no work is no bypass.
+        // A metered connection outside of all work is not unmetered.
         (None, Some(_)) if here.is_metered() => None,
         (None, Some(ticket)) => Some((ticket.meter, ticket.by, Some(ticket.site))),
         (None, None) => None,
     }
 }
 
-/// Compares a statement that was executed with what was counted, unless that was done before; whether it is
-/// of a connection that is not metered.
+/// Compares an executed statement with what was counted, unless that was done before; returns whether the
+/// connection is unmetered.
 fn compare(statement: &Statement, is_new: bool) -> bool {
     let Some((meter, by, site)) = whose() else { return false };
     if is_new && statement.compare(&meter, by) {
@@ -316,8 +317,7 @@ fn compare(statement: &Statement, is_new: bool) -> bool {
     !by.is_metered()
 }
 
-/// Counts a statement that was executed, unless that was done before; whether it is of a connection that is
-/// not metered.
+/// Counts an executed statement, unless that was done before; returns whether the connection is unmetered.
 fn count(executed: &Executed, is_new: bool) -> bool {
     let Some((meter, by, site)) = whose() else { return false };
     let is_metered = by.is_metered();

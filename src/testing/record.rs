@@ -1,4 +1,4 @@
-//! What was measured.
+//! The record of a measurement.
 
 use std::any;
 use std::collections::BTreeMap;
@@ -28,13 +28,13 @@ use crate::writes::is_write;
 
 /// What measured work did, and what it returned.
 ///
-/// Serialised it holds counts only: the statements with how often they were executed and how many rows
-/// they gave, transactions, external calls and unmetered statements, each sorted by its text. No times, no memory, no
-/// places: these change without anybody changing what the work does. See the [module docs](super) for
-/// snapshots.
+/// Its serialised form holds only counts: statements with their executions and rows, transactions, external calls
+/// and unmetered statements, each sorted by its text. It holds no times, no memory and no places, because these
+/// change while the work does the same. See the [module docs](super) for snapshots.
 #[derive(Debug, Clone)]
 ///
-/// One that is dropped, and of which nothing was asserted or read but the output, warns of it on standard error.
+/// A record that is dropped without an assertion, and of which only the output was read, prints a warning to
+/// standard error.
 #[must_use = "it asserts nothing by itself"]
 pub struct Record<T = ()> {
     output: T,
@@ -42,7 +42,7 @@ pub struct Record<T = ()> {
     judged: Judged,
 }
 
-/// All of a record but the output.
+/// Everything in a record but the output.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) usage: Usage,
@@ -58,23 +58,23 @@ pub(super) struct Account {
     pub(super) warned: Warned,
 }
 
-/// What went on around the work, to be looked at when an assertion passes: that takes a while.
+/// What happened around the work; analysed only when an assertion passes, because that is slow.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) wakes: Vec<Woken>,
-    /// What ran outside of the runtime while the work was polled, in threads and tasks begun meanwhile.
+    /// What ran outside of the runtime while the work was polled, in threads and tasks that began meanwhile.
     pub(super) outside: Vec<Arc<Entry>>,
-    /// What ran in the runtime, in no recorded work: it is suspected to be of the work, or it is not.
+    /// What ran in the runtime outside of all recorded work, whether suspected to belong to it or not.
     pub(super) inside: Vec<Arc<Entry>>,
-    /// Tasks that it has spawned, and of which nothing is known.
+    /// How many tasks it has spawned whose statements are not recorded.
     pub(super) uncarried: usize,
     /// The runtime has more tasks than before.
     pub(super) has_more_tasks: bool,
-    /// The newest task and thread that were there before.
+    /// The newest task and thread that existed before the measurement.
     pub(super) newest: (Option<u64>, Option<u64>),
 }
 
-/// What could be seen at all.
+/// What the measurement was able to see.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sight {
     /// Something in this process counts statements.
@@ -82,19 +82,19 @@ pub(super) struct Sight {
     /// Something in this process counts calls to caches.
     pub(super) cache_exists: bool,
     pub(super) memory: bool,
-    /// Why the events of sqlx are not all seen, where that is so.
+    /// Why not all events of sqlx were received, where that is so.
     pub(super) unseen: Option<Unseen>,
-    /// Responses with a streamed body that was not read to its end.
+    /// How many responses had a streamed body that was not read to its end.
     pub(super) unread: usize,
-    /// What it returned seems to be a future.
+    /// The output seems to be a future, which was never awaited.
     pub(super) returns_future: bool,
-    /// What it carried along and did not wait for.
+    /// How many carried tasks it did not wait for.
     pub(super) carried: usize,
-    /// What a server had to do, where one was to be measured.
+    /// What a `Recorder` saw of its server; `None` without one.
     pub(super) served: Option<Served>,
 }
 
-/// The requests of a server that came in while a client was measured.
+/// The requests that a server received while a client was measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Served {
     pub(super) requests: usize,
@@ -102,24 +102,24 @@ pub(super) struct Served {
     pub(super) unfinished: usize,
 }
 
-/// A statement, without its values, and what its executions came to.
+/// A statement without its values, with the totals of its executions.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Statement {
-    /// Its text: values and placeholders are `?`, lists of values have one item, comments are gone.
+    /// Its text, in which values and placeholders are `?`, lists of values have one item, and comments are removed.
     #[serde(serialize_with = "escape::serialize")]
     pub text: String,
     /// How often it was executed.
     pub executions: u64,
-    /// How often its text was executed on one database, the one where that was most often.
+    /// How often its text was executed on the database that executed it most often.
     ///
-    /// Less than [`executions`](Self::executions) where the same text was executed on several databases,
-    /// or where the text is a batch, of which each statement is an execution.
+    /// It is less than [`executions`](Self::executions) if the text was executed on several databases, or if it
+    /// is a batch, in which each statement is an execution.
     #[serde(skip)]
     pub repetitions: u64,
     /// Rows that were handed to the caller.
     pub rows: u64,
-    /// How long the work waited for it, in all.
+    /// How long the work waited for it in total.
     #[serde(skip)]
     pub time: Duration,
     /// The longest wait for one execution.
@@ -129,7 +129,7 @@ pub struct Statement {
     sites: Vec<(Site, u64)>,
 }
 
-/// An external system, and what the calls to it came to.
+/// An external system, with the totals of the calls to it.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ExternalCall {
@@ -138,7 +138,7 @@ pub struct ExternalCall {
     pub name: String,
     /// How often it was called.
     pub calls: u64,
-    /// How long that took, in all.
+    /// How long the calls took in total.
     #[serde(skip)]
     pub time: Duration,
     /// The longest call.
@@ -148,15 +148,15 @@ pub struct ExternalCall {
     sites: Vec<(Site, u64)>,
 }
 
-/// A place from which something was done, and how often.
+/// A place that executed a statement or made a call, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallSite {
-    /// The place in the user's code, and then those from which it was called; empty where none is known.
+    /// The place in the user's code, followed by its callers; empty if none is known.
     pub places: Vec<Place>,
     /// How often.
     pub times: u64,
-    /// Why there are none.
+    /// Why no place is known.
     pub(super) lack: Option<Lack>,
 }
 
@@ -201,15 +201,15 @@ impl<T> Record<T> {
 
     /// The statements that it executed, sorted by their text.
     ///
-    /// Commands of a MongoDB client that knows no more than
-    /// [`Counts`](crate::mongodb::Detail::Counts) are one statement here.
+    /// The commands of a MongoDB client at detail [`Counts`](crate::mongodb::Detail::Counts) are one statement
+    /// here.
     pub fn statements(&self) -> &[Statement] {
         &self.account().statements
     }
 
-    /// The commands that it sent to caches, by their kind, such as `GET user:*`; sorted by it.
+    /// The commands that it sent to caches, grouped and sorted by their kind, such as `GET user:*`.
     ///
-    /// Of the feature `redis`. A pipeline is one.
+    /// Recorded by the feature `redis`. A pipeline is one command.
     pub fn cache_calls(&self) -> &[Statement] {
         &self.account().cache_calls
     }
@@ -221,18 +221,18 @@ impl<T> Record<T> {
 
     /// The statements that passed through no metered connection, sorted by their text.
     ///
-    /// Those of plain pools of sqlx, at whatever level these log, and the `LISTEN` of a listener. What sqlx
-    /// makes no event for is not seen: `COPY`, and pools whose logging of statements is switched off.
+    /// These are the statements of plain sqlx pools, at whatever level the pools log, and the `LISTEN` of a
+    /// listener. Not seen is what sqlx emits no event for: `COPY`, and pools with statement logging switched off.
     pub fn unmetered(&self) -> &[Statement] {
         &self.account().unmetered
     }
 
-    /// The statements that ran meanwhile in the same runtime of tokio, in no measured work, and may yet be
-    /// part of it, sorted by their text.
+    /// The statements that ran meanwhile in the same tokio runtime, outside of all measured work, and that may
+    /// belong to this work; sorted by their text.
     ///
-    /// Through metered pools and clients: of tasks that were not carried along, of a server that no
-    /// [`Recorder`](super::Recorder) measures. They are in no count. What is known to be of others is not here: see
-    /// [what is suspected](super#what-is-suspected).
+    /// They passed through metered pools and clients in tasks that were spawned without `in_current_budget`, or in
+    /// a server that no [`Recorder`](super::Recorder) measures. No count includes them. Statements that are known
+    /// to belong to other work are left out: see [what is suspected](super#what-is-suspected).
     pub fn elsewhere(&self) -> &[Statement] {
         &self.account().elsewhere
     }
@@ -242,7 +242,7 @@ impl<T> Record<T> {
         self.judged.measured_at()
     }
 
-    /// What was measured; whoever asks for it looks at it.
+    /// What was measured; calling this marks the record as read.
     pub(super) fn account(&self) -> &Account {
         self.judged.now();
         &self.account
@@ -365,7 +365,7 @@ impl Account {
         }
     }
 
-    /// Where the most memory was held, if that was worth a look.
+    /// Where the peak of memory was reached, if its stack was captured.
     pub(super) fn peak(&self) -> Option<Place> {
         site::places(self.peak.as_ref()?).into_iter().next()
     }
@@ -375,7 +375,7 @@ impl Account {
         self.usage.queries.saturating_add(self.usage.unmetered)
     }
 
-    /// How many statements change something, counted or not.
+    /// How many statements write, counted or not.
     pub(super) fn writes(&self) -> u64 {
         let unmetered = self.unmetered.iter().filter(|statement| is_write(&statement.text));
         unmetered
@@ -389,14 +389,14 @@ impl Account {
         self.statements.iter().chain(&self.unmetered)
     }
 
-    /// How many statements ran meanwhile, but in no measured work.
+    /// How many statements ran meanwhile outside of all measured work.
     pub(super) fn elsewhere(&self) -> u64 {
         self.elsewhere.iter().map(|statement| statement.executions).sum()
     }
 }
 
 impl Statement {
-    /// From where it was executed, most often first.
+    /// The places that executed it, the most frequent first.
     #[must_use]
     pub fn sites(&self) -> Vec<CallSite> {
         resolve(&self.sites)
@@ -404,28 +404,28 @@ impl Statement {
 }
 
 impl ExternalCall {
-    /// From where it was called, most often first.
+    /// The places that called it, the most frequent first.
     #[must_use]
     pub fn sites(&self) -> Vec<CallSite> {
         resolve(&self.sites)
     }
 }
 
-/// Whether a type of this name seems to be a future: of an async function or block, or one in a box.
+/// Whether a type of this name seems to be a future: an async function, an async block, or a boxed future.
 fn is_future(name: &str) -> bool {
     let inner = name.trim_start_matches("core::pin::Pin<").trim_start_matches("alloc::boxed::Box<");
     let is_boxed = inner.starts_with("dyn core::future::future::Future");
     is_boxed || name.ends_with("::{{closure}}") || name.ends_with("::{{closure}}>>")
 }
 
-/// Whether it is what the driver of MongoDB does in tasks of its own: it ends sessions, and closes cursors.
+/// Whether it belongs to the MongoDB driver, which ends sessions and closes cursors in tasks of its own.
 fn is_of_driver(entry: &Entry) -> bool {
     let has_no_place = || site::places(&entry.site).is_empty();
     entry.text().is_none() && has_no_place() && site::lack(&entry.site) == Lack::UserCode
 }
 
-/// The statements that nothing counted and of which no event could be told to be theirs: the same text was
-/// executed on a metered connection at the same time, and ended later.
+/// The unmetered statements whose event could not be told from that of a metered connection, because the same
+/// text was executed there at the same time and ended later.
 fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
     let unmetered = || entries.iter().filter(|entry| entry.kind == Kind::Unmetered);
     let mut late = Vec::new();
@@ -454,11 +454,11 @@ fn resolve(sites: &[(Site, u64)]) -> Vec<CallSite> {
     sites
 }
 
-/// What the entries of one text come to.
+/// The totals of the entries of one text.
 #[derive(Debug, Default)]
 struct Tally {
     times: u64,
-    /// How often the text was executed, whole, on each database.
+    /// How often the whole text was executed on each database.
     texts: HashMap<u32, u64>,
     rows: u64,
     time: Duration,

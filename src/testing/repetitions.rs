@@ -1,4 +1,4 @@
-//! Statements that are repeated, and may be.
+//! Assertions on repeated statements, and the statements that may be repeated.
 
 use std::panic::Location;
 
@@ -13,9 +13,9 @@ use crate::escape::Escaped;
 use crate::resource::Resource;
 
 impl<T> Record<T> {
-    /// Demands that no statement was executed more than once, whatever its values.
+    /// Asserts that no statement was executed more than once, whatever its values.
     ///
-    /// A statement that is right to be repeated is allowed by
+    /// A statement that is repeated on purpose is allowed by
     /// [`assert_no_repeated_statements_except`](Self::assert_no_repeated_statements_except), or has a limit of
     /// its own by [`Budget::repeated_queries_for`](crate::Budget::repeated_queries_for).
     ///
@@ -27,9 +27,9 @@ impl<T> Record<T> {
         self.assert_no_repeated_statements_except(&[]);
     }
 
-    /// Demands that no statement but these was executed more than once, whatever its values.
+    /// Asserts that no other statement than these was executed more than once, whatever its values.
     ///
-    /// Each is named by its text, with any values: as the program gives it, or as a failure prints it.
+    /// Each is given by its text, with any values, as it is in the program or as a failed assertion prints it.
     ///
     /// # Panics
     ///
@@ -78,7 +78,7 @@ impl<T> Record<T> {
     }
 }
 
-/// Finds the statements that were repeated more often than they may be.
+/// Finds the statements that were repeated more often than allowed.
 pub(super) fn check(failure: &mut Failure, account: &Account, limits: &Limits) {
     let named: Vec<_> = limits
         .repetitions()
@@ -100,7 +100,7 @@ pub(super) fn check(failure: &mut Failure, account: &Account, limits: &Limits) {
     let most = |statement: &Statement| statement.repetitions;
     let recorded = account.all_statements().map(most).max().unwrap_or_default();
     let of_others_recorded = of_others().map(most).max().unwrap_or_default();
-    // What was counted and not recorded is of a text that nobody knows.
+    // The text of executions that were counted but not recorded is unknown.
     let observed = match account.usage.repeated_queries {
         counted if counted > recorded => counted,
         _ => of_others_recorded,
@@ -113,13 +113,13 @@ pub(super) fn check(failure: &mut Failure, account: &Account, limits: &Limits) {
     }
 }
 
-/// A statement that may be repeated, as it is written in records.
+/// A statement that may be repeated, in the form that records use.
 struct Allowed {
     texts: Vec<String>,
 }
 
 impl Allowed {
-    /// The text of a statement is without its values there, which are known by the database.
+    /// In a record the text has no values, and which tokens are values depends on the database.
     fn new(text: &str) -> Self {
         let databases = ["", "PostgreSQL", "MySQL", "SQLite"];
         let mut texts: Vec<_> =

@@ -1,4 +1,4 @@
-//! The same work on more data: does it take more queries?
+//! Asserts that the same work on more data takes no more queries.
 
 use std::panic::Location;
 
@@ -12,8 +12,8 @@ use crate::escape::Escaped;
 
 /// The same work, measured at several sizes of its data.
 ///
-/// Finds an N+1 without any limit to be chosen: what is right needs as many queries for ten rows as for
-/// two. Made by [`scaling`], or collected from pairs of a size and a [`Record`].
+/// Finds an N+1 without a limit that has to be chosen: correct work takes as many queries for ten rows as for
+/// two. Created by [`scaling`], or collected from pairs of a size and a [`Record`].
 #[derive(Debug, Clone)]
 #[must_use = "it asserts nothing by itself"]
 pub struct Scaling {
@@ -25,8 +25,8 @@ pub struct Scaling {
 
 /// Measures the same work at each of these sizes.
 ///
-/// The closure prepares so much data, outside of the measurement, and measures the work. Choose sizes at which the
-/// work takes the same way: 1 and 10, say, and not 0, where there is nothing to ask for a second time.
+/// The closure prepares that much data, outside of the measurement, and measures the work. Choose sizes at which
+/// the work takes the same path: 1 and 10, for example, and not 0, where further queries may be skipped.
 ///
 /// # Examples
 ///
@@ -71,13 +71,13 @@ impl<T> FromIterator<(u64, Record<T>)> for Scaling {
 }
 
 impl Scaling {
-    /// Demands that the work takes no more queries at a larger size than at the smallest.
+    /// Asserts that the work takes no more queries at a larger size than at the smallest.
     ///
     /// Statements that passed through no metered connection count as well.
     ///
     /// # Panics
     ///
-    /// Panics if it takes more, and names the statements that grew; if there are less than two sizes; and if
+    /// Panics if it takes more, and names the statements that grew; if there are fewer than two sizes; and if
     /// nothing counted statements: see [not blind](super#not-blind).
     #[track_caller]
     pub fn assert_constant_queries(&self) {

@@ -1,4 +1,4 @@
-//! Whose work something is that another thread, or another poll, is busy with: the tickets of an `Observer`.
+//! The tickets of an `Observer`: they attribute what another thread, or a later poll, executes to its work.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,14 +14,14 @@ use crate::meter::Meter;
 use crate::meter::recording::Site;
 use crate::meter::table::By;
 
-/// What was handed out by one observer in the place of the current span.
+/// The tickets that one observer has handed out in place of the current span.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     all: Mutex<HashMap<u64, Ticket>>,
     changed: Condvar,
-    /// What was entered, and closed without any event of sqlx in it.
+    /// The tickets that were entered, and closed without an event of sqlx.
     silent: Mutex<Vec<Silent>>,
-    /// An event of a connection that is not metered was seen.
+    /// Whether an event of an unmetered connection was received.
     has_logged: AtomicBool,
 }
 
@@ -31,18 +31,18 @@ pub(super) struct Ticket {
     pub(super) meter: Arc<Meter>,
     pub(super) by: By,
     pub(super) site: Site,
-    /// An event of sqlx came up in it.
+    /// Whether an event of sqlx was emitted in it.
     is_logged: Arc<AtomicBool>,
     handles: usize,
-    /// On how many threads it is entered.
+    /// How many threads have entered it.
     entered: usize,
     entered_by: Option<EnteredBy>,
 }
 
-/// Who has entered a ticket first.
+/// Who entered a ticket first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EnteredBy {
-    /// A thread that the driver of SQLite has for a connection.
+    /// The thread that the SQLite driver runs for a connection.
     SqliteThread,
     Other,
 }
@@ -54,12 +54,12 @@ struct Silent {
     entered_by: EnteredBy,
 }
 
-/// What connections did that are not metered, and of which sqlx made no event.
+/// What unmetered connections executed without an event of sqlx.
 #[derive(Debug, Default)]
 pub(super) struct Unlogged {
-    /// From where: one for each statement.
+    /// The places, one for each statement.
     pub(super) statements: Vec<Site>,
-    /// Something was done, and the program does not say enough of itself to know what.
+    /// Something was executed, but the symbols of the program do not show what it was.
     pub(super) is_vague: bool,
 }
 
@@ -73,12 +73,12 @@ thread_local! {
     static ENTERED: RefCell<Vec<(u64, Entered)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The ticket that was entered last on this thread.
+/// The ticket that this thread entered last.
 pub(super) fn entered() -> Option<Ticket> {
     ENTERED.with_borrow(|all| all.last().map(|(_, entered)| entered.ticket.clone()))
 }
 
-/// Notes that an event of sqlx has come up here.
+/// Notes that this thread has emitted an event of sqlx.
 pub(super) fn note_event() {
     ENTERED.with_borrow(|all| {
         for (_, entered) in all {
@@ -87,13 +87,13 @@ pub(super) fn note_event() {
     });
 }
 
-/// Keeps a ticket as entered on this thread, with the subscriber that was put in place for it.
+/// Notes a ticket as entered on this thread, together with the default subscriber that was set for it.
 pub(super) fn enter(id: &Id, ticket: Ticket, subscriber: DefaultGuard) {
     let entered = Entered { ticket, _subscriber: subscriber };
     ENTERED.with_borrow_mut(|all| all.push((id.into_u64(), entered)));
 }
 
-/// Takes back the ticket that was entered here, and the subscriber with it.
+/// Removes the ticket that this thread entered, and its subscriber.
 pub(super) fn exit(id: &Id) -> Option<Ticket> {
     let number = id.into_u64();
     let entered = ENTERED.with_borrow_mut(|all| {
@@ -109,16 +109,16 @@ impl Ticket {
         Self { span, meter, by, site, is_logged, handles: 0, entered: 0, entered_by: None }
     }
 
-    /// As far as it is silent: entered at some time, and without an event.
+    /// The ticket, if it was entered at some time and no event was emitted in it.
     fn silent(&self) -> Option<Silent> {
         let entered_by = self.entered_by.filter(|_| !self.is_logged.load(Relaxed))?;
         Some(Silent { site: self.site.clone(), by: self.by, entered_by })
     }
 
-    /// Whether something is yet to be done that was handed over by it.
+    /// Whether a command that was sent with it has yet to be executed.
     fn is_out(&self) -> bool {
         let is_waiting = || self.handles > 0 && self.entered_by.is_none();
-        // Whoever else has asked for the span may keep it as long as it likes.
+        // Others that have asked for the span may keep it for as long as they like.
         let is_drivers = || match self.by {
             By::MeteredDriver | By::Itself => true,
             _ => matches!(site::asker(&self.site), Asker::SqliteDriver(_)),
@@ -128,11 +128,11 @@ impl Ticket {
 }
 
 impl Tickets {
-    /// Until when to wait for a thread of a driver: it may be busy with a statement that was given up.
+    /// How long to wait for a thread of a driver, which may be busy with a statement that was cancelled.
     const PATIENCE: Duration = Duration::from_secs(2);
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Ticket>> {
-        // No access panics midway, so a poisoned map is whole.
+        // No access panics midway, so a poisoned map is consistent.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,20 +140,20 @@ impl Tickets {
         self.lock().get(&id.into_u64()).cloned()
     }
 
-    /// Notes that a connection that is not metered has logged a statement.
+    /// Notes that an unmetered connection has emitted an event of a statement.
     pub(super) fn note_logged(&self) {
         self.has_logged.store(true, Relaxed);
     }
 
     pub(super) fn open(&self, ticket: Ticket) -> Id {
-        // Far from what any registry hands out.
+        // A range that no registry uses for its own spans.
         static NEXT: AtomicU64 = AtomicU64::new(0x7b5d_9e31_0000_0001);
         let number = NEXT.fetch_add(1, Relaxed);
         self.lock().insert(number, ticket);
         Id::from_u64(number)
     }
 
-    /// One handle more; whether it is a ticket's.
+    /// Adds a handle; returns whether the id is that of a ticket.
     pub(super) fn hold(&self, id: &Id) -> bool {
         let mut all = self.lock();
         let Some(ticket) = all.get_mut(&id.into_u64()) else { return false };
@@ -161,7 +161,7 @@ impl Tickets {
         true
     }
 
-    /// Notes that it is entered; the ticket, if it is one.
+    /// Notes that it is entered; returns the ticket, if the id is that of one.
     pub(super) fn enter(&self, id: &Id) -> Option<Ticket> {
         let mut all = self.lock();
         let ticket = all.get_mut(&id.into_u64())?;
@@ -177,7 +177,7 @@ impl Tickets {
         self.changed.notify_all();
     }
 
-    /// Gives one handle back: `None` if it is no ticket's, `Some(Some(..))` if it was the last.
+    /// Removes a handle: `None` if the id is not that of a ticket, `Some(Some(..))` if this was its last handle.
     pub(super) fn close(&self, id: &Id) -> Option<Option<Ticket>> {
         let mut all = self.lock();
         let number = id.into_u64();
@@ -193,16 +193,17 @@ impl Tickets {
         Some(last)
     }
 
-    /// Waits until the threads of the drivers are done with what this work has handed them.
+    /// Waits until the threads of the drivers have executed what this work has sent them.
     ///
-    /// They need nothing of this thread for it. By the real clock, since a paused one does not move them.
+    /// They do not need this thread for that. The wait uses the real clock, since these threads do not run on
+    /// tokio's, which may be paused.
     pub(super) fn settle(&self) {
         let is_out = |all: &mut HashMap<u64, Ticket>| all.values().any(Ticket::is_out);
         let waited = self.changed.wait_timeout_while(self.lock(), Self::PATIENCE, is_out);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What was done on connections that are not metered without an event of sqlx.
+    /// What was executed on unmetered connections without an event of sqlx.
     pub(super) fn unlogged(&self) -> Unlogged {
         let mut unlogged = Unlogged::default();
         let open = self.lock().values().filter_map(Ticket::silent).collect::<Vec<_>>();
@@ -212,7 +213,7 @@ impl Tickets {
             let (Asker::SqliteDriver(command) | Asker::OtherDriver(command)) =
                 site::asker(&silent.site)
             else {
-                // Nothing but what is handed over to such a thread is entered there.
+                // Such a thread enters only the spans of commands that were sent to it.
                 unlogged.is_vague |= silent.entered_by == EnteredBy::SqliteThread;
                 continue;
             };
@@ -222,7 +223,7 @@ impl Tickets {
                 Command::Unknown => unlogged.is_vague = true,
             }
         }
-        // Not each command makes an event, but where statements do the connection is not silent.
+        // Not every command emits an event, but a connection whose statements do is not silent.
         unlogged.is_vague &= !self.has_logged.load(Relaxed);
         unlogged
     }

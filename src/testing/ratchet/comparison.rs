@@ -1,4 +1,4 @@
-//! What a suite needs, next to what it may need.
+//! Compares what a test suite uses with what the file allows.
 
 use std::fmt;
 use std::path::Path;
@@ -10,9 +10,9 @@ use super::{NONE_METERED, Needed, Suite};
 use crate::report::suite::Noted;
 use crate::violation::Line;
 
-/// What the units of work of a suite use, compared with what they may.
+/// What the units of work of a suite use, compared with what the file allows.
 ///
-/// Prints as a table.
+/// Its `Display` is a table.
 #[derive(Debug, Clone)]
 pub struct Comparison {
     file: String,
@@ -70,7 +70,7 @@ impl Comparison {
                 exempt: allowed.exempt.clone(),
             });
         }
-        // Stable: within a verdict by name, then as the numbers are listed.
+        // A stable sort keeps the rows of one verdict in the order of names and resources.
         rows.sort_by_key(|row| row.verdict);
         Self {
             file: file.display().to_string(),
@@ -80,13 +80,13 @@ impl Comparison {
         }
     }
 
-    /// Whether nothing needs more than it may.
+    /// Whether nothing uses more than the file allows.
     #[must_use]
     pub fn is_within(&self) -> bool {
         self.count(&[Verdict::More, Verdict::New]) == 0
     }
 
-    /// Whether something needs less than it may, so that the file can be lowered.
+    /// Whether something uses less than the file allows, so that the file can be lowered.
     #[must_use]
     pub fn can_be_lowered(&self) -> bool {
         self.count(&[Verdict::Less]) > 0

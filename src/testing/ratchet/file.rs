@@ -1,4 +1,4 @@
-//! The committed file, and the entries of what was noted.
+//! Reads and writes the committed file, and reads what the processes of a suite have recorded.
 
 use std::path::Path;
 use std::{fs, io};
@@ -9,7 +9,7 @@ use crate::report::suite::{END, Line};
 const HEAD: &str =
     "# The most that each request and each job uses in the tests; written by request-budget.\n";
 
-/// What the file says; nothing if there is none yet.
+/// The contents of the file; empty if it does not exist yet.
 pub(super) fn read(path: &Path) -> io::Result<Suite> {
     match fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|error| named(path, &io::Error::other(error))),
@@ -20,25 +20,25 @@ pub(super) fn read(path: &Path) -> io::Result<Suite> {
 
 pub(super) fn write(path: &Path, suite: &Suite) -> io::Result<()> {
     let text = toml::to_string(suite).map_err(io::Error::other)?;
-    // What a link leads to is written, and the link stays.
+    // The target of a symbolic link is replaced, not the link.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    // It would be replaced all the same.
+    // Replacing the file would ignore that it is read-only.
     if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly()) {
         return Err(named(path, &io::Error::new(io::ErrorKind::PermissionDenied, "is read-only")));
     }
-    // Whole or not at all, by each process for itself: the old file is worth more than half of a new one.
+    // Each process writes a temporary file and renames it, so that the file is never left half written.
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
     let new = Path::new(&new);
     let written = fs::write(new, format!("{HEAD}\n{text}")).and_then(|()| fs::rename(new, path));
     written.map_err(|error| {
-        // There may be none, and then nothing is left behind either.
+        // The temporary file may not exist, and then nothing has to be removed.
         drop(fs::remove_file(new));
         named(path, &error)
     })
 }
 
-/// The entries of what a process has noted, but for one that it was killed in the middle of.
+/// The entries that a process has recorded, without a last one that is incomplete because it was killed.
 pub(super) fn entries(path: &Path) -> io::Result<Vec<Line>> {
     let bytes = fs::read(path).map_err(|error| named(path, &error))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -57,7 +57,7 @@ fn parse(entry: &str) -> io::Result<Line> {
     Ok(whole.entry)
 }
 
-/// Says of which file an error is.
+/// Adds the path of the file to an error.
 pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

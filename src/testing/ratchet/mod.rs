@@ -1,4 +1,4 @@
-//! Lets nothing in a test suite use more than it did.
+//! Fails a test suite when a unit of work uses more than a committed file allows.
 
 mod comparison;
 mod file;
@@ -12,7 +12,7 @@ pub use comparison::Comparison;
 use super::github;
 use crate::report::suite::{FOLDER, Line, Noted};
 
-/// Asks for the file to be written, not compared.
+/// The variable that makes `check` write the file instead of comparing it.
 const UPDATE: &str = "REQUEST_BUDGET_RATCHET_UPDATE";
 
 const NONE_METERED: &str = "no metered pool or client existed in any process of the suite";
@@ -22,10 +22,11 @@ type Suite = BTreeMap<String, Noted>;
 
 /// Compares what the requests and jobs of a whole test suite use with a committed file.
 ///
-/// With the variable `REQUEST_BUDGET_RATCHET` set to a folder, every unit of work of every test, each request
-/// that passes through a [`BudgetLayer`](crate::BudgetLayer) and each [`budgeted`](crate::BudgetExt::budgeted)
-/// job, is noted there under its name. Afterwards [`check`](Self::check) fails where one needs more than the file
-/// allows. The suite becomes a suite of query budgets, with no new test but this one:
+/// If the variable `REQUEST_BUDGET_RATCHET` is set to a folder, every unit of work of every test, that is each
+/// request that passes through a [`BudgetLayer`](crate::BudgetLayer) and each
+/// [`budgeted`](crate::BudgetExt::budgeted) job, is recorded there under its name. Afterwards
+/// [`check`](Self::check) fails if one uses more than the file allows. So the suite becomes a suite of query
+/// budgets, with a single new test:
 ///
 /// ```no_run
 /// #[test]
@@ -41,15 +42,15 @@ type Suite = BTreeMap<String, Noted>;
 /// cargo test --test ratchet -- --ignored
 /// ```
 ///
-/// With `REQUEST_BUDGET_RATCHET_UPDATE=1` the last command writes the file instead: for the first time, or when
-/// more is needed, or less.
+/// With `REQUEST_BUDGET_RATCHET_UPDATE=1` the last command writes the file instead: the first time, and whenever
+/// the numbers are meant to change.
 ///
-/// What no test runs any more stays in the file until you take it out.
+/// A name that no test runs any more stays in the file until you remove it.
 ///
-/// Noted are queries, repeated queries, rows, transactions, external calls and unmetered statements. Not times,
-/// and memory only [if asked for](Self::with_memory). Work whose budget is [exempt](crate::Budget::exempt) is compared as all other,
-/// and listed with its reason. Unmetered statements are those that a [`SqlxEvents`](crate::db::SqlxEvents),
-/// or a [measurement](super::measure), sees.
+/// Recorded are queries, repeated queries, rows, transactions, external calls and unmetered statements; memory only
+/// [on request](Self::with_memory), and no times. Work whose budget is [exempt](crate::Budget::exempt) is
+/// compared like all other work, and listed with its reason. Unmetered statements are those that a
+/// [`SqlxEvents`](crate::db::SqlxEvents) or a [measurement](super::measure) receives.
 #[derive(Debug, Clone)]
 pub struct Ratchet {
     file: PathBuf,
@@ -58,36 +59,36 @@ pub struct Ratchet {
 }
 
 impl Ratchet {
-    /// A ratchet that is kept in this file, TOML, relative to the folder in which the test runs: that of
-    /// the package.
+    /// Creates a ratchet that is kept in this TOML file, relative to the folder in which the test runs, which is
+    /// that of the package.
     #[must_use]
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self { file: file.into(), folder: None, memory: None }
     }
 
-    /// Reads what was noted in this folder, whatever the environment says.
+    /// Reads what was recorded from this folder instead of the one that the variable names.
     #[must_use]
     pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Compares peaks of memory as well, which may be so many percent higher.
+    /// Compares peaks of memory as well, which may be this many percent higher.
     #[must_use]
     pub fn with_memory(mut self, percent: u64) -> Self {
         self.memory = Some(percent);
         self
     }
 
-    /// Demands that nothing uses more than the file allows; prints as a table.
+    /// Asserts that nothing uses more than the file allows; returns the comparison, whose `Display` is a table.
     ///
-    /// What uses less, and what no test has run, is no failure and is listed.
+    /// What uses less, and what no test has run, is listed and is no failure.
     ///
     /// # Panics
     ///
-    /// Panics, with the table, if something needs more than the file says or is not in the file; if nothing was
-    /// noted, or nothing but zeros by processes without any metered pool or client; and if the file, or what was
-    /// noted, cannot be read.
+    /// Panics, with the table, if something uses more than the file allows or is not in the file; if nothing was
+    /// recorded, or only zeros by processes without any metered pool or client; and if the file, or what was
+    /// recorded, cannot be read.
     #[track_caller]
     #[expect(clippy::must_use_candidate, reason = "it asserts")]
     pub fn check(&self) -> Comparison {
@@ -111,11 +112,11 @@ impl Ratchet {
         panic!("{why}");
     }
 
-    /// Compares what was noted with the file.
+    /// Compares what was recorded with the file.
     ///
     /// # Errors
     ///
-    /// Returns what went wrong in reading; also if nothing was noted.
+    /// Returns an error if something cannot be read, or if nothing was recorded.
     pub fn compare(&self) -> io::Result<Comparison> {
         let mut allowed = file::read(&self.file)?;
         let mut needed = self.noted()?;
@@ -127,7 +128,7 @@ impl Ratchet {
         Ok(Comparison::new(&self.file, &allowed, &needed, self.memory.unwrap_or_default()))
     }
 
-    /// Writes what was noted to the file. What no test has run stays there as it was.
+    /// Writes what was recorded to the file. Names that no test has run stay there unchanged.
     ///
     /// # Errors
     ///
@@ -172,11 +173,11 @@ impl Ratchet {
     }
 }
 
-/// What all processes have noted.
+/// What all processes have recorded.
 struct Needed {
-    /// The highest of each.
+    /// The highest value of each number.
     suite: Suite,
-    /// One of them had something that counts statements.
+    /// Whether one of them had a metered pool or client.
     is_metered: bool,
 }
 
