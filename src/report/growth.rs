@@ -1,4 +1,4 @@
-//! Work that keeps more memory with each run.
+//! Detects work that keeps more memory with each run.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,36 +12,37 @@ use super::fields::{GROWN, GROWTH, HEALTH, RUNS, WORK};
 use super::{Report, Reporter};
 use crate::violation::Violation;
 
-/// Tells of a kind of work whose retained memory climbs run after run: a leak, or a cache without an end.
+/// Emits an event when the retained memory of a kind of work climbs run after run: a leak, or an unbounded cache.
 ///
-/// A [`Reporter`] that adds up, for each name of work, what its runs leave behind. Clones share what they
-/// know: give one to everything that is to be watched, beside another reporter as a pair. Needs the
-/// [`CountingAllocator`](crate::alloc::CountingAllocator); without it, it never says a thing.
+/// It is a [`Reporter`] that sums up, for each name of work, what its runs retain. Clones share their sums: give
+/// one to everything that is to be watched, as a pair with another reporter if there is one. It needs the
+/// [`CountingAllocator`](crate::alloc::CountingAllocator) and stays silent without it.
 ///
 /// # The rule
 ///
-/// The first [ten](Self::warm_up) runs of a name are let pass, for they fill caches and pools. From then
-/// on each run adds what it allocated and did not free; one that frees more than it allocates takes that
-/// off again, and when nothing is left the count begins anew. Once the sum, less the largest single
-/// addition, is over [8 MiB](Self::bytes), it is told in one event (WARN, target
-/// [`GROWTH`](super::fields::GROWTH)); and again each time it has doubled, so that a leak of any size is
-/// told a few times and not with each run.
+/// The first [ten](Self::warm_up) runs of a name are ignored, because they fill caches and pools. From then
+/// on each run adds what it allocated and did not free. A run that frees more than it allocates subtracts the
+/// difference, and when nothing is left the sum starts anew. Once the sum, less the largest single
+/// addition, is above [8 MiB](Self::bytes), one event is emitted (WARN, target
+/// [`GROWTH`](super::fields::GROWTH)), and another each time the sum has doubled, so that a leak of any size is
+/// reported a few times and not with each run.
 ///
 /// # What it can see, and what not
 ///
-/// * Seen: a job that pushes into a static list, an entry a run in a map that nobody empties, on one error
-///   path in a hundred as well.
-/// * Not seen: a job that also frees, each time, as much as it leaks of what **others** allocated: rows from
-///   the worker thread of sqlx's SQLite driver, arguments that the runner made.
-/// * Not seen: a response body that the server has taken; what threads and tasks allocate that were not carried along.
-/// * Told though it is none: a cache that is filled by more runs than are let pass, up to its size; and
-///   memory that is freed outside of the work, as by the receiver of a channel, which looks the same
-///   from here as memory that is never freed. Raise the bounds there, or do not watch it.
+/// * Found: a job that pushes into a static list, or that adds an entry to a map in each run and never removes it,
+///   even if only one run in a hundred does.
+/// * Not found: a job that in each run also frees as much as it leaks of what **others** allocated, such as rows
+///   from the worker thread of sqlx's SQLite driver, or arguments that the job runner created.
+/// * Not found: a response body that the server has taken, and what threads and tasks allocate that were spawned
+///   without `in_current_budget`.
+/// * Reported although nothing leaks: a cache that takes more runs to fill than are ignored, up to its size; and
+///   memory that is freed outside of the work, as by the receiver of a channel, which cannot be told from memory
+///   that is never freed. Raise the bounds for such work, or do not watch it.
 ///
 /// # Performance
 ///
-/// At the end of each run, one lock and one look into a map that has at most 256 names; nothing while it
-/// runs. Of more names than that the rest is not watched, which is said once.
+/// At the end of each run: one lock and one look-up in a map of at most 256 names. Nothing while the work
+/// runs. Further names are not watched, which one event reports.
 ///
 /// # Examples
 ///
@@ -86,29 +87,29 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// What the runs of one name have left behind.
+/// What the runs of one name have retained.
 #[derive(Debug, Default)]
 struct Kind {
-    /// Let pass so far, up to as many as are to be.
+    /// How many runs have been ignored so far, up to the number of warm-up runs.
     passed: u64,
     runs: u64,
     sum: u64,
     largest: u64,
-    /// What was told last, and has to double before it is told again.
+    /// The sum of the last event, which has to double before the next one.
     told: u64,
 }
 
-/// What a [`Growth`] tells: the memory that a kind of work has kept, over how many runs.
+/// What a [`Growth`] reports: how much memory a kind of work has retained, and over how many runs.
 ///
-/// It prints as one line: "import: 64.0 KiB kept over 17 runs".
+/// Its `Display` is one line: "import: 64.0 KiB kept over 17 runs".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Climb {
-    /// The name of the work, as it prints.
+    /// The name of the work, as its `Display` prints it.
     pub work: String,
-    /// How many bytes its runs have allocated more than they have freed.
+    /// The bytes that its runs have allocated, less those that they have freed.
     pub bytes: u64,
-    /// How many runs that were.
+    /// The number of these runs.
     pub runs: u64,
 }
 
@@ -121,36 +122,36 @@ impl fmt::Display for Climb {
 impl Growth {
     const MOST_KINDS: usize = 256;
 
-    /// Lets ten runs of each name pass, and tells of more than 8 MiB.
+    /// Ignores the first ten runs of each name, and reports more than 8 MiB.
     #[must_use]
     pub fn new() -> Self {
         Self { warm_up: 10, bytes: 8 << 20, listener: None, kinds: Arc::default() }
     }
 
-    /// How many runs of each name are let pass, because they fill caches and pools.
+    /// Sets how many runs of each name are ignored, because they fill caches and pools.
     #[must_use]
     pub fn warm_up(mut self, runs: u64) -> Self {
         self.warm_up = runs;
         self
     }
 
-    /// How many bytes runs of one name may keep in all.
+    /// Sets how many bytes the runs of one name may retain in total.
     #[must_use]
     pub fn bytes(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// Tells this closure as well, besides the event: be quick, do not block.
+    /// Calls this closure in addition to the event. It must be quick and must not block.
     #[must_use]
     pub fn with_listener(mut self, listener: impl Fn(&Climb) + Send + Sync + 'static) -> Self {
         self.listener = Some(Listener(Arc::new(listener)));
         self
     }
 
-    /// Adds what a run has left behind; more than nothing only if that is to be told.
+    /// Adds what a run has retained; returns what is to be reported, if anything is.
     fn add(&self, work: &str, net: i64) -> Option<Climb> {
-        // No access panics half way, so what is poisoned is whole.
+        // No access panics midway, so a poisoned map is consistent.
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if !kinds.contains_key(work) {
             if kinds.len() == Self::MOST_KINDS {
@@ -192,7 +193,7 @@ impl Reporter for Growth {
 }
 
 impl Kind {
-    /// Adds what a run has left behind. What all have left, and how many they are, if that is to be told.
+    /// Adds what a run has retained; returns the sum and the number of runs if they are to be reported.
     fn add(&mut self, net: i64, warm_up: u64, bound: u64) -> Option<(u64, u64)> {
         if self.passed < warm_up {
             self.passed = self.passed.saturating_add(1);
@@ -205,8 +206,8 @@ impl Kind {
             return None;
         }
         self.largest = self.largest.max(u64::try_from(net).unwrap_or(0));
-        // One run that leaves much behind is no climb, and the last doubling of a list is as large as all
-        // before it.
+        // A single run that retains much is no climb, and when a list grows, its last doubling is as large as
+        // everything before.
         let steps = self.sum.saturating_sub(self.largest);
         if steps <= bound.max(self.told.saturating_mul(2)) {
             return None;
@@ -235,7 +236,7 @@ fn say_full() {
 mod tests {
     use super::*;
 
-    /// The runs, counted from one, after which something is told.
+    /// The runs, counted from one, after which an event is emitted.
     fn told(bound: u64, runs: impl IntoIterator<Item = i64>) -> Vec<usize> {
         let growth = Growth::new().warm_up(2).bytes(bound);
         let told = |(at, net)| growth.add("job", net).map(|_| at);
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_each_run_leaves_is_told_when_it_is_over_the_bound_and_when_it_has_doubled() {
-        // Two runs pass; of the bytes of the next twelve those of one do not count.
+        // Two runs are ignored, and of the next twelve the largest addition does not count.
         assert_eq!(told(100, [10; 60]), [14, 26, 50]);
     }
 

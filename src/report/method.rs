@@ -1,20 +1,20 @@
-//! Names of gRPC methods: boundedly many, whatever clients send.
+//! Names of gRPC methods, whose number is bounded whatever clients send.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
-/// A method that a client has asked for, by its path: "/pkg.Service/Method".
+/// A method that a client has called, by its path: "/pkg.Service/Method".
 ///
-/// Anybody can ask for methods that do not exist. So there are places for so many that are known to exist,
-/// and for a few that are not known yet; all others print as `_other`.
+/// A client can call methods that do not exist. So a table has entries for a bounded number of methods that are known
+/// to exist, and for a few that are not known yet. All others are named `_other`.
 #[derive(Debug)]
 pub(crate) struct Method {
     path: Box<str>,
-    /// It has a place, so it may be printed.
+    /// Whether it has an entry, so that its own name is used.
     is_admitted: AtomicBool,
-    /// It has answered by something else than that it does not exist.
+    /// Whether it has answered with anything but "unimplemented", so that it exists.
     exists: AtomicBool,
 }
 
@@ -30,15 +30,15 @@ impl fmt::Display for Method {
     }
 }
 
-/// The methods of this process that have a place.
+/// The methods of this process that have an entry.
 pub(crate) struct Methods {
     places: RwLock<HashMap<Box<str>, Arc<Method>>>,
 }
 
 impl Methods {
-    /// So many that exist.
+    /// The number of entries for methods that exist.
     const MOST: usize = 512;
-    /// So many of which it is not known, or which do not exist.
+    /// The number of entries for methods that do not exist, or of which that is not known yet.
     const MOST_UNKNOWN: usize = 32;
     const LONGEST: usize = 200;
 
@@ -46,13 +46,13 @@ impl Methods {
         Self { places: RwLock::default() }
     }
 
-    /// Those of this process: what is bounded is the number of all names.
+    /// The table of this process, because the bound is on the number of all names.
     pub(crate) fn all() -> &'static Self {
         static ALL: LazyLock<Methods> = LazyLock::new(Methods::new);
         &ALL
     }
 
-    /// The method of this path.
+    /// Looks up the method of this path.
     pub(crate) fn named(&self, path: &str) -> Arc<Method> {
         if let Some(method) = self.read().get(path) {
             return Arc::clone(method);
@@ -70,7 +70,7 @@ impl Methods {
         method
     }
 
-    /// Notes that a method has answered as only one can that exists.
+    /// Notes that a method has answered as only an existing one can.
     pub(crate) fn note_that_it_exists(&self, method: &Arc<Method>) {
         if method.exists.load(Relaxed) || method.path.is_empty() {
             return;
@@ -126,7 +126,7 @@ mod tests {
             names.insert(methods.named(&format!("/pkg.Ledger/Junk{number}")).to_string());
         }
         assert_eq!(names.len(), Methods::MOST_UNKNOWN + 1, "and `_other`");
-        // One that exists gets its name all the same, once it has answered.
+        // A method that exists still gets its name, once it has answered.
         let late = methods.named("/pkg.Ledger/Get");
         assert_eq!(late.to_string(), "_other");
         methods.note_that_it_exists(&late);
@@ -134,7 +134,7 @@ mod tests {
             [late, methods.named("/pkg.Ledger/Get")].map(|n| n.to_string()),
             ["/pkg.Ledger/Get"; 2]
         );
-        // A service that answers whatever it is asked.
+        // A service that answers every method.
         for number in 0..10_000 {
             let method = methods.named(&format!("/pkg.Wild/Card{number}"));
             methods.note_that_it_exists(&method);

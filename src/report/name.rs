@@ -13,8 +13,8 @@ use crate::escape::Escaped;
 /// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a kind
 /// of job, never its id.
 ///
-/// It prints on one line, and so it is in violations, events and files: control characters, line breaks and
-/// marks that change the direction of a text are written as in a Rust literal.
+/// Its `Display`, which violations, events and files use, is one line: control characters, line breaks and
+/// marks that change the direction of a text are escaped as in a Rust literal.
 ///
 /// # Examples
 ///
@@ -34,14 +34,14 @@ enum Repr {
     Shared(Arc<str>),
     #[cfg(feature = "http")]
     Unmatched(Verb),
-    /// Kept as axum gives it: making a string would cost an allocation for each request.
+    /// The route as axum's own type, because a string would cost an allocation for each request.
     #[cfg(feature = "axum")]
     Route(Verb, axum::extract::MatchedPath),
     #[cfg(feature = "http")]
     Method(Arc<Method>),
 }
 
-/// A method of HTTP, or that it is none of them: small, as each request has a name.
+/// An HTTP method in one byte, because each request stores one; methods that HTTP does not define share a value.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy)]
 pub(crate) struct Verb(u8);
@@ -50,13 +50,13 @@ pub(crate) struct Verb(u8);
 impl Verb {
     const ALL: [&str; 10] =
         ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "_OTHER"];
-    /// The place of what stands for all that HTTP does not define.
+    /// The index of the value for all methods that HTTP does not define.
     const OTHER: u8 = 9;
     const GET: u8 = 0;
 
     #[inline]
     pub(crate) fn of(method: &http::Method) -> Self {
-        // The frequent one, without a look at the others.
+        // The most frequent method is compared first.
         if *method == http::Method::GET { Self(Self::GET) } else { Self::find(method) }
     }
 
@@ -71,19 +71,19 @@ impl Verb {
 }
 
 impl Name {
-    /// A request whose route is not known.
+    /// Names a request whose route is not known.
     #[cfg(feature = "http")]
     pub(crate) const fn unmatched(verb: Verb) -> Self {
         Self(Repr::Unmatched(verb))
     }
 
-    /// A call of a gRPC method.
+    /// Names a call of a gRPC method.
     #[cfg(feature = "http")]
     pub(crate) const fn method(method: Arc<Method>) -> Self {
         Self(Repr::Method(method))
     }
 
-    /// The gRPC method that it is the name of.
+    /// The gRPC method, if it is the name of one.
     #[cfg(feature = "http")]
     pub(crate) fn as_method(&self) -> Option<&Arc<Method>> {
         match &self.0 {
@@ -92,12 +92,12 @@ impl Name {
         }
     }
 
-    /// Whether it was made at run time, so that there may be any number of such names.
+    /// Whether it was created at run time, so that the number of such names is not bounded.
     pub(super) fn is_made(&self) -> bool {
         matches!(self.0, Repr::Shared(_))
     }
 
-    /// A request on a route.
+    /// Names a request on a route.
     #[cfg(feature = "axum")]
     pub(crate) const fn route(verb: Verb, path: axum::extract::MatchedPath) -> Self {
         Self(Repr::Route(verb, path))

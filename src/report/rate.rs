@@ -1,4 +1,4 @@
-//! How many violations are emitted: a storm of them must not become a flood of events.
+//! Rate limiter for violation events.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -13,23 +13,23 @@ use crate::resource::Resource;
 use crate::time::Instant;
 use crate::violation::Severity;
 
-/// Limits how many violation events are emitted in a second, for each name of work, resource and severity;
-/// 10 unless set, for the whole process.
+/// Limits how many violation events are emitted in a second, for each name of work, resource and severity.
+/// The limit holds for the whole process and is 10 unless set.
 ///
 /// A service in trouble violates its budgets thousands of times a second, and would drown in its own log.
-/// What goes beyond the limit is left out, and counted: the next event of its kind says how many, as
-/// [`left_out`](super::fields::LEFT_OUT). A [`Reporter`](super::Reporter) is told of every violation, and
+/// Events beyond the limit are dropped and counted: the next event of the same kind has their number in its field
+/// [`left_out`](super::fields::LEFT_OUT). A [`Reporter`](super::Reporter) still receives every violation, and
 /// every [`Report`](super::Report) and usage event counts it.
 ///
-/// With `u32::MAX` all are emitted. With 0 none is.
+/// With `u32::MAX` all events are emitted, and with 0 none.
 ///
 /// # Names without bound
 ///
-/// About a thousand kinds of violation have a rate of their own at a time, and as many again of work
-/// whose name was made at run time, a `String`. So a name per job or path never costs a route, or a name
-/// that is part of the program, its place; nor a `String` that was known before, or that comes again.
-/// The first violations of all others share one rate. How many of these are left out is in an event, at
-/// WARN with the target [`HEALTH`](super::fields::HEALTH), once a minute.
+/// About a thousand kinds of violation have a rate of their own at a time, and another thousand whose work has a
+/// name that was created at run time, a `String`. So names that are unbounded, such as one per job or path, never
+/// displace a route or a name that is part of the program, nor a `String` that occurs repeatedly.
+/// The first violations of all others share one rate. Once a minute, one event reports how many of these were
+/// dropped, at WARN with the target [`HEALTH`](super::fields::HEALTH).
 ///
 /// # Examples
 ///
@@ -42,15 +42,16 @@ pub fn limit_events(per_second: u32) {
 
 static MOST: AtomicU32 = AtomicU32::new(10);
 
-/// Kinds of violation of work whose name is part of the program: boundedly many.
+/// The rates of work whose name is part of the program; the number of such kinds is bounded.
 static FIXED: Rates = Rates::new();
-/// Of work whose name was made at run time: there may be one for each job, or path.
+/// The rates of work whose name was created at run time; there may be one for each job or path.
 static MADE: Rates = Rates::new();
 
-/// Whether a violation may be emitted now, and how many of its kind were not since the last one that was.
+/// Decides whether a violation may be emitted now; returns how many of its kind were dropped since the last event,
+/// or `None` if it is dropped.
 pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Option<u64> {
     let mut hash = TextHash::new();
-    // Writing to a hasher cannot fail.
+    // Writing into a hasher cannot fail.
     let _ = write!(hash, "{name} {resource} {severity:?}");
     let rates = if name.is_made() { &MADE } else { &FIXED };
     let most = MOST.load(Relaxed);
@@ -66,7 +67,7 @@ pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Opti
     }
 }
 
-/// The current second, by the clock of the runtime; all that counts is whether it is the same one.
+/// The current second by the runtime's clock; used only to tell whether two violations fall into the same one.
 pub(super) fn second() -> u32 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
@@ -74,42 +75,42 @@ pub(super) fn second() -> u32 {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     match now.checked_duration_since(origin) {
         Some(since) => seconds(since),
-        // The origin was taken in another runtime, whose paused clock was moved.
+        // The origin may come from another runtime, whose paused clock was advanced.
         None => u32::MAX.saturating_sub(seconds(origin.saturating_duration_since(now))),
     }
 }
 
-/// One rate a kind of violation, in a table of a fixed size.
+/// One rate for each kind of violation, in a table of fixed size.
 ///
-/// A kind takes a free place in its window, or one that was not used for long. Where there is none it is
-/// a stranger, and strangers share one rate; one that comes again takes the place of a kind that
-/// has come only once. So ever new kinds never take the place of those that come again.
+/// A kind takes a free entry in its window of the table, or one that was not used for long. If there is none, the
+/// kind is a stranger, and strangers share one rate. A stranger that occurs again takes the entry of a kind that
+/// has occurred only once. So kinds that occur once never displace kinds that occur repeatedly.
 struct Rates {
     places: [Rate; Self::PLACES],
     strangers: Rate,
-    /// Fingerprints of the strangers that came last.
+    /// Fingerprints of the most recent strangers.
     seen: [AtomicU32; Self::SEEN],
-    /// Held while a place is taken, so that no kind gets two.
+    /// Held while an entry is taken, so that no kind takes two.
     taking: Mutex<()>,
     emitted: Seldom,
 }
 
 struct Rate {
-    /// The kind of violation; 0 while the place is free.
+    /// The hash of the kind of violation; 0 while the entry is free.
     kind: AtomicU64,
-    /// In one word a second, and how many were emitted in it.
+    /// A second, and the number of events emitted in it, in one word.
     emitted: AtomicU64,
     left_out: AtomicU64,
-    /// It has come more than once.
+    /// Whether the kind has occurred more than once.
     comes_again: AtomicBool,
 }
 
-/// A violation that is not emitted.
+/// Where a violation that is not emitted is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Untold {
-    /// The next of its kind says so.
+    /// In the next event of its kind.
     Known,
-    /// Its kind has no place.
+    /// Among the strangers, since its kind has no entry.
     Stranger,
 }
 
@@ -146,10 +147,10 @@ impl Rates {
         }
     }
 
-    /// The rate of this kind, whose place is taken now if need be; none for a stranger.
+    /// The rate of this kind, for which an entry is taken if necessary; `None` for a stranger.
     fn rate(&self, kind: u64, second: u32) -> Option<&Rate> {
         if let Some(own) = self.find(kind) {
-            // Mostly it is set: looking is cheaper than a store.
+            // It is nearly always set already, and a load is cheaper than a store.
             if !own.comes_again.load(Relaxed) {
                 own.comes_again.store(true, Relaxed);
             }
@@ -157,9 +158,9 @@ impl Rates {
         }
         let comes_again = self.note_seen(kind);
         let yields = |place: &&Rate| place.yields(second, comes_again);
-        // In a flood of strangers there is mostly no place: nobody waits for the lock to find that out.
+        // In a flood of strangers there is hardly ever a free entry, so nobody waits for the lock to learn that.
         self.window(kind).find(yields)?;
-        // No access panics midway.
+        // No access panics midway, so a poisoned lock does not matter.
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken_meanwhile) = self.find(kind) {
             return Some(taken_meanwhile);
@@ -167,7 +168,7 @@ impl Rates {
         let place = self.window(kind).filter(yields).max_by_key(|place| place.age(second))?;
         let left_out = place.left_out.swap(0, Relaxed);
         self.strangers.left_out.fetch_add(left_out, Relaxed);
-        // Whoever still counts there for the kind before is off by a few, once.
+        // A thread that still counts here for the previous kind makes the number wrong by a few, once.
         place.emitted.store(u64::from(second) << 32, Relaxed);
         place.comes_again.store(comes_again, Relaxed);
         let before = place.kind.swap(kind, Relaxed);
@@ -188,15 +189,15 @@ impl Rates {
         (0..Self::PROBES as u64).map(move |step| &self.places[at(step)])
     }
 
-    /// Notes that a stranger came; whether it is one of those that came last.
+    /// Notes a stranger; returns whether it is one of the most recent.
     fn note_seen(&self, kind: u64) -> bool {
         let mask = Self::SEEN.wrapping_sub(1) as u64;
-        // Other bits of the hash than those that choose the window, and those, choose the slot.
+        // The slot is chosen by all bits of the hash, not only by those that choose the window.
         let (slot, fingerprint) = ((kind >> 20) & mask, (kind >> 32) as u32 | 1);
         self.seen[slot as usize].swap(fingerprint, Relaxed) == fingerprint
     }
 
-    /// Says in an event, once in a while, how many violations of strangers were left out.
+    /// Emits an event, at most once a minute, with the number of dropped violations of strangers.
     #[cold]
     fn emit_strangers(&self) {
         if self.emitted.admit().is_some() {
@@ -222,7 +223,7 @@ impl Rate {
         }
     }
 
-    /// Whether one more may be emitted in this second.
+    /// Takes one event of this second's share; returns whether there was one left.
     fn admit(&self, second: u32, most: u32) -> bool {
         let one_more = |emitted: u64| {
             let is_same = emitted >> 32 == u64::from(second);
@@ -233,7 +234,7 @@ impl Rate {
         self.emitted.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    /// Whether a stranger may take this place, one that comes again or not.
+    /// Whether a stranger may take this entry; `again` tells that the stranger has occurred before.
     fn yields(&self, second: u32, to_one_that_comes_again: bool) -> bool {
         const MINUTE: u32 = 60;
         let patience = match (to_one_that_comes_again, self.comes_again.load(Relaxed)) {
@@ -244,12 +245,12 @@ impl Rate {
         self.age(second) >= patience
     }
 
-    /// For how many seconds nothing of its kind was emitted; most for a free place.
+    /// For how many seconds no event of its kind was emitted; the highest value for a free entry.
     fn age(&self, second: u32) -> u32 {
         if self.kind.load(Relaxed) == 0 {
             return u32::MAX;
         }
-        // The paused clock of another runtime may be behind.
+        // The paused clock of another runtime may lag behind.
         let last = self.emitted.load(Relaxed) >> 32;
         second.abs_diff(u32::try_from(last).unwrap_or(u32::MAX))
     }
@@ -263,12 +264,12 @@ mod tests {
 
     const PLACES: u64 = Rates::PLACES as u64;
 
-    /// A kind as they are, a hash.
+    /// A kind, which is a hash.
     fn kind(n: u64) -> u64 {
         Key::of(&n.to_string()).raw()
     }
 
-    /// How many of these are emitted in a second, one a kind and second at most.
+    /// How many of these kinds are emitted in a second, with a limit of one event for each.
     fn emitted(rates: &Rates, second: u32, kinds: impl IntoIterator<Item = u64>) -> u64 {
         let emitted = |n: &u64| rates.admit(kind(*n), second, 1).is_ok();
         kinds.into_iter().filter(emitted).count() as u64
@@ -283,7 +284,7 @@ mod tests {
             [Ok(0), Ok(0), Err(Known), Err(Known)]
         );
         assert_eq!([admit(6), admit(6), admit(6)], [Ok(2), Ok(0), Err(Known)]);
-        // A paused clock of another runtime may be behind.
+        // The paused clock of another runtime may lag behind.
         assert_eq!(admit(4), Ok(1));
         assert_eq!(rates.admit(7, 9, 0), Err(Known));
     }
@@ -316,7 +317,7 @@ mod tests {
     #[test]
     fn ever_new_kinds_are_bounded_and_cost_no_known_one_its_place() {
         let rates = Rates::new();
-        // So few that each has a place, and that come but once a minute.
+        // So few that each has an entry, although each occurs only once a minute.
         let known = || 0..PLACES / 4;
         assert_eq!(emitted(&rates, 1, known()), PLACES / 4);
         let strangers = |of: u64| of * 1_000_000..of * 1_000_000 + 100_000;
@@ -349,7 +350,7 @@ mod tests {
         let twice = |from: u64| (from..from + 100_000).flat_map(|n| [n, n]);
         let known = || 0..PLACES / 4;
         emitted(&rates, 1, known().chain(known()));
-        // A place for each that comes first, and for each that comes again.
+        // An entry for each kind, whether it occurs once or repeatedly.
         let most = 2 * PLACES + 1;
         let first = emitted(&rates, 1, twice(1_000));
         assert!(first <= most, "{first}");

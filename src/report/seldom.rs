@@ -1,4 +1,4 @@
-//! Events that anybody outside can provoke, or that repeat with each request: one in a while.
+//! Rate limits for events that a client can provoke, or that would repeat with each request.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::fields::{HEALTH, LEFT_OUT};
 use super::rate::second;
 
-/// Runs code of the user's that chooses something for a unit of work; a panic of it is caught, and this is
-/// chosen instead.
+/// Runs user code that chooses something for a unit of work; if it panics, the panic is caught and the given
+/// fallback is used.
 ///
-/// The panic is said in an event, once in a while: it may come with each request.
+/// An event reports the panic, at most once a minute, because it may occur with each request.
 pub(crate) fn caught<T>(what: &str, choose: impl FnOnce() -> T, instead: impl FnOnce() -> T) -> T {
-    // What a panic leaves half changed is the user's own, as with a reporter.
+    // Only state of the user can be left inconsistent by the panic, as with a reporter.
     catch_unwind(AssertUnwindSafe(choose)).unwrap_or_else(|_| {
         say_that_it_panicked(what);
         instead()
@@ -31,10 +31,10 @@ fn say_that_it_panicked(what: &str) {
     }
 }
 
-/// Lets one event of its kind through each minute, and counts the rest.
+/// Admits one event a minute, and counts the others.
 #[derive(Debug)]
 pub(crate) struct Seldom {
-    /// The second of the last one, plus one; 0 before the first.
+    /// The second of the last event, plus one; 0 before the first.
     last: AtomicU64,
     left_out: AtomicU64,
 }
@@ -46,14 +46,15 @@ impl Seldom {
         Self { last: AtomicU64::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// Whether the event may be emitted now, and how many were not since the last one that was.
+    /// Decides whether the event may be emitted now; returns how many were dropped since the last one, or `None`
+    /// if it is dropped.
     pub(crate) fn admit(&self) -> Option<u64> {
         self.admit_at(second().into())
     }
 
     fn admit_at(&self, second: u64) -> Option<u64> {
         let now = second.saturating_add(1);
-        // The paused clock of another runtime may be behind.
+        // The paused clock of another runtime may lag behind.
         let is_due = |last: u64| last == 0 || now.abs_diff(last) >= Self::PAUSE;
         if self.last.fetch_update(Relaxed, Relaxed, |last| is_due(last).then_some(now)).is_ok() {
             return Some(self.left_out.swap(0, Relaxed));

@@ -1,7 +1,7 @@
-//! Notes what the units of work of a test suite use, for the ratchet of `testing`.
+//! Records what the units of work of a test suite use, for the ratchet of `testing`.
 //!
-//! Off unless a variable of the environment names a folder. Each process appends to a file of its own, an entry
-//! at a time and only where a name uses more than before: tests run in many processes at once, and may crash.
+//! It is off unless an environment variable names a folder. Each process appends to a file of its own, and adds an
+//! entry only when a name uses more than before, because tests run in many processes at once and may crash.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -19,10 +19,10 @@ use crate::meter::Meter;
 use crate::report::unmeasured;
 use crate::usage::Usage;
 
-/// Names the folder in which usage is noted.
+/// The environment variable that names the folder.
 pub(crate) const FOLDER: &str = "REQUEST_BUDGET_RATCHET";
 
-/// What is noted of a unit of work: what does not change from run to run.
+/// The numbers that are recorded of a unit of work: those that do not vary from run to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Noted {
@@ -39,7 +39,7 @@ pub(crate) struct Noted {
     /// Statements that passed through no metered connection.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) unmetered: u64,
-    /// Bytes at peak; 0 where they are not measured, or not wanted.
+    /// The peak of live bytes; 0 if it is not measured or not asked for.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) memory: u64,
     /// Why its budget is exempt from the usual one.
@@ -56,7 +56,7 @@ impl Noted {
     fn of(usage: &Usage, exempt: Option<&str>) -> Self {
         Self {
             queries: usage.queries,
-            // Executed once is not repeated.
+            // A statement that was executed once is not repeated.
             repeated_queries: if usage.repeated_queries > 1 { usage.repeated_queries } else { 0 },
             rows: usage.rows,
             transactions: usage.transactions,
@@ -80,9 +80,9 @@ impl Noted {
         ]
     }
 
-    /// Raises each number to that of the other, where that is more; whether any was.
+    /// Raises each number to that of the other where that is higher; returns whether any was.
     pub(crate) fn raise(&mut self, mut other: Self) -> bool {
-        // Of several reasons one, whichever comes first.
+        // Of several reasons the first is kept.
         let is_other = |own: &String| other.exempt.as_ref().is_some_and(|other| other < own);
         let mut is_news = match &self.exempt {
             Some(own) => is_other(own),
@@ -103,12 +103,12 @@ impl Noted {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) name: String,
-    /// Something in the process counts statements.
+    /// Whether the process has a metered pool or client.
     pub(crate) is_metered: bool,
     pub(crate) noted: Noted,
 }
 
-/// Ends each entry: neither TOML nor an escaped name has it anywhere.
+/// Ends each entry; it occurs neither in the TOML that is written nor in an escaped name.
 pub(crate) const END: char = '\u{1e}';
 
 struct Notes {
@@ -128,7 +128,7 @@ static NOTES: LazyLock<Option<Mutex<Notes>>> = LazyLock::new(|| {
     }
 });
 
-/// Notes the usage of a unit of work that has ended.
+/// Records the usage of a unit of work that has ended.
 pub(super) fn note(meter: &Meter) {
     let Some(notes) = &*NOTES else { return };
     memory::aside(|| {
@@ -151,12 +151,12 @@ impl Notes {
         self.is_metered = is_metered;
         let line = Line { name, is_metered, noted: highest.clone() };
         let line = toml::Value::try_from(line).map_err(io::Error::other)?;
-        // In one piece, so it is whole or its end is missing.
+        // A single write, so that an entry is either complete or lacks its end.
         self.file.write_all(format!("{line}{END}\n").as_bytes())
     }
 }
 
-/// A file that no other process writes to.
+/// Opens a file to which no other process writes.
 fn create(folder: &OsString) -> io::Result<File> {
     fs::create_dir_all(folder)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Says once, loudly, what a budget limits but nothing measures.
+//! Warns once about each resource that a budget limits but nothing measures.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -9,14 +9,14 @@ use crate::budget::Limits;
 use crate::memory;
 use crate::resource::Resource;
 
-/// Set by whatever counts statements: an instrumented pool or client, or a guard.
+/// Set by everything that counts statements: an instrumented pool or client, or a guard.
 static STATEMENTS_ARE_METERED: AtomicBool = AtomicBool::new(false);
 
-/// Set by clients that count commands without knowing which.
+/// Set by clients that count commands without their texts.
 #[cfg(feature = "mongodb")]
 static COMMANDS_ARE_ONLY_COUNTED: AtomicBool = AtomicBool::new(false);
 
-/// Notes that this process has a client that counts commands without knowing which.
+/// Notes that this process has a client that counts commands without their texts.
 #[cfg(feature = "mongodb")]
 pub(crate) fn commands_are_only_counted() {
     COMMANDS_ARE_ONLY_COUNTED.store(true, Relaxed);
@@ -39,7 +39,7 @@ pub(crate) fn has_cache() -> bool {
 
 /// Notes that this process has something that counts statements.
 pub(crate) fn statements_are_metered() {
-    // Read first: a store would take the line from every other thread that reads it.
+    // Read first, because a store would invalidate the cache line of every other thread that reads it.
     if !STATEMENTS_ARE_METERED.load(Relaxed) {
         STATEMENTS_ARE_METERED.store(true, Relaxed);
     }
@@ -51,9 +51,9 @@ pub(crate) fn is_metered() -> bool {
     STATEMENTS_ARE_METERED.load(Relaxed)
 }
 
-/// Checks, when a unit of work ends, whether all that its budget limits is measured.
+/// Checks, when a unit of work ends, whether every resource that its budget limits is measured.
 ///
-/// At the end and not at the start, because a pool may be made by the first request that needs it.
+/// It does so at the end and not at the start, because the first request may create the pool that it needs.
 #[inline]
 pub(crate) fn check(limits: &Limits) {
     if !IS_SETTLED.load(Relaxed) || are_commands_only_counted() {
@@ -61,10 +61,10 @@ pub(crate) fn check(limits: &Limits) {
     }
 }
 
-/// All that is limited is measured from now on, or was said not to be.
+/// Set once everything that can be limited is measured, or a warning was emitted about it.
 static IS_SETTLED: AtomicBool = AtomicBool::new(false);
 
-/// Whether a client counts commands without knowing which: one may be made at any time.
+/// Whether a client counts commands without their texts; such a client may be created at any time.
 #[inline]
 fn are_commands_only_counted() -> bool {
     #[cfg(feature = "mongodb")]
@@ -106,7 +106,7 @@ fn look(limits: &Limits) {
     }
 }
 
-/// Checks, when a task starts, whether its budget limits what only responses have.
+/// Checks, when a task starts, whether its budget limits a resource that only responses have.
 pub(crate) fn check_task(limits: &Limits) {
     static SAID: AtomicBool = AtomicBool::new(false);
     say(
@@ -140,7 +140,7 @@ const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 pub(crate) const MEMORY: [Resource; 3] =
     [Resource::Memory, Resource::Allocated, Resource::Retained];
 
-/// Says it once, if any of these is limited; whether it has been said.
+/// Emits the warning once, if any of these resources is limited; returns whether it has been emitted.
 fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) -> bool {
     let named = || resources.iter().filter(|resource| limits.names(**resource));
     if said.load(Relaxed) {
