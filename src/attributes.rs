@@ -1,4 +1,4 @@
-//! What tells one run of a unit of work from another.
+//! Attributes, which tell one run of a unit of work from another.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,11 +9,10 @@ use crate::escape::{escaped, is_hazard};
 
 /// A few facts that tell one run from another of the same name: the id of a job, its attempt.
 ///
-/// They go into each [`Violation`](crate::Violation), each event and each
-/// [`Report`](crate::report::Report), where a name must not carry them: there is no end to ids. Without
-/// any, nothing is allocated.
+/// Each [`Violation`](crate::Violation), each event and each [`Report`](crate::report::Report) contains them. They
+/// do not belong into a name, because the number of ids is unbounded. An empty set allocates nothing.
 ///
-/// They print as `job=7 attempt=2`, a value with white space in it in quotes, and serialise as a map.
+/// Their `Display` is `job=7 attempt=2`, with a value that contains white space in quotes; they serialise as a map.
 ///
 /// # Examples
 ///
@@ -37,13 +36,13 @@ use crate::escape::{escaped, is_hazard};
 pub struct Attributes(Vec<(Cow<'static, str>, String)>);
 
 impl Attributes {
-    /// None at all.
+    /// Creates an empty set.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds one; another value under the same name takes the place of the first.
+    /// Adds an attribute, or replaces the value of the one with this name.
     #[must_use]
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl fmt::Display) -> Self {
         let (name, value) = (name.into(), value.to_string());
@@ -54,7 +53,7 @@ impl Attributes {
         self
     }
 
-    /// The value under a name.
+    /// The value of the attribute with this name.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
@@ -65,7 +64,7 @@ impl Attributes {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -86,12 +85,12 @@ impl fmt::Display for Attributes {
     }
 }
 
-/// Writes it as log lines have it: what would not read back as one word is quoted.
+/// Formats a value for a log line; what could not be read back as one word is quoted.
 fn write_word(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     let is_of_word = |c: char| !c.is_whitespace() && !is_hazard(c) && c != '"' && c != '=';
     match !text.is_empty() && text.chars().all(is_of_word) {
         true => f.write_str(text),
-        // `Debug` escapes as well.
+        // `Debug` quotes and escapes.
         false => write!(f, "{text:?}"),
     }
 }

@@ -48,7 +48,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget without any limit: everything is counted and nothing is ever over.
+    /// Creates a budget without limits: everything is counted, and nothing is ever exceeded.
     pub const fn new() -> Self {
         Self { limits: None }
     }
@@ -69,10 +69,10 @@ impl Budget {
     /// Another limit for one statement, lower or higher than
     /// [`repeated_queries`](Self::repeated_queries), which holds for all others; soft by default.
     ///
-    /// For a statement that is right to be repeated: a tick of a queue, an insert for each line of a file. It
-    /// is known by its text, exactly as the program gives it, on whatever database. `u64::MAX` allows it
-    /// any number of times. [`Usage::repeated_queries`](crate::Usage::repeated_queries) counts
-    /// it as all others.
+    /// Use it for a statement that is repeated on purpose, such as the tick of a queue or an insert for each line of
+    /// a file. The statement is identified by its text, exactly as the program passes it to the driver, on any
+    /// database. `u64::MAX` allows any number of executions.
+    /// [`Usage::repeated_queries`](crate::Usage::repeated_queries) still counts it.
     ///
     /// # Examples
     ///
@@ -110,9 +110,9 @@ impl Budget {
 
     /// Statements that change data or schema; soft by default.
     ///
-    /// Told by their first words, behind comments, in and after `WITH`: `INSERT`, `UPDATE`, `CREATE` and
-    /// the like. What a function changes that a `SELECT` calls is not known. A limit of 0 says that a GET
-    /// does not write.
+    /// A write is recognised by its first words, after comments, and in and after `WITH`: `INSERT`, `UPDATE`,
+    /// `CREATE` and the like. Changes by a function that a `SELECT` calls are not recognised. A limit of 0 states
+    /// that a GET request does not write.
     ///
     /// # Examples
     ///
@@ -152,8 +152,8 @@ impl Budget {
 
     /// Time spent waiting for any single statement; soft by default.
     ///
-    /// The wait of this work and not the time of the server: rows that are there already when they are
-    /// asked for cost none.
+    /// It is the wait of this work, not the time of the server: rows that have arrived before they are asked for
+    /// take no time.
     pub fn slow_query(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::SlowQuery, limit)
     }
@@ -260,11 +260,11 @@ impl Budget {
     /// Wall time from the start to the end of the work, of a request to the end of its response
     /// body; **hard** by default: the work is cut.
     ///
-    /// The work is polled before the clock is asked, so an answer that is ready is never thrown away.
-    /// A cut never comes early, and up to 5 ms late: the deadlines of a thread share one timer.
+    /// The work is polled before the clock is checked, so an answer that is ready is never discarded.
+    /// A cut never comes early, and at most 5 ms late, because the deadlines of a thread share one timer.
     ///
-    /// A response body is looked at only when the server asks for its next piece, which it does not while
-    /// the client takes none: bound that by the timeouts of the server.
+    /// A response body can be cut only when the server polls it for its next frame, which it does not while
+    /// the client reads nothing: bound that by the timeouts of the server.
     pub fn total_time(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::TotalTime, limit)
     }
@@ -288,7 +288,7 @@ impl Budget {
         self.count(Resource::ResponseBytes, bytes)
     }
 
-    /// The longest wait for the next piece of a response body; **hard** by default: the body ends in an
+    /// The longest wait for the next frame of a response body; **hard** by default: the body ends with an
     /// error.
     ///
     /// Only the time that the server waits for the body counts, not what the client takes to read.
@@ -296,11 +296,11 @@ impl Budget {
         self.time(Resource::BodyIdle, limit)
     }
 
-    /// Lets [`total_time`](Self::total_time) and [`slow_request`](Self::slow_request) end with the
+    /// Ends the clock of [`total_time`](Self::total_time) and [`slow_request`](Self::slow_request) at the
     /// headers of the response, for bodies that are meant to last: server-sent events, downloads.
     ///
-    /// Bound such a body by [`body_idle`](Self::body_idle), or not at all. Of an exchange that is
-    /// upgraded (WebSocket) nothing is left after the headers: give what runs then a budget of its own,
+    /// Bound such a body by [`body_idle`](Self::body_idle), or not at all. An exchange that is
+    /// upgraded (WebSocket) has no body after the headers: give what runs then a budget of its own,
     /// with [`budgeted`](crate::BudgetExt::budgeted).
     ///
     /// # Examples
@@ -325,35 +325,34 @@ impl Budget {
         self
     }
 
-    /// How long work that was cut, or dropped as when a client hangs up, may go on for the sake of MongoDB
-    /// commands that are under way; 5 seconds unless set.
+    /// How long work that was cut, or dropped because a client hung up, may continue until its MongoDB commands in
+    /// flight are complete; 5 seconds unless set.
     ///
-    /// The MongoDB driver's calls must not be dropped half way. So the answer to the client goes out at
-    /// once, and the rest of a request is polled on in a task of its own until no command of its is under
-    /// way; a background task that is cut ends that much later. The usage of all of it is in the
-    /// report, which comes when it is over; `total_time` stops at the cut. Then, or after this time, the work
-    /// is dropped.
+    /// Calls of the MongoDB driver must not be dropped midway. So the client is answered at once, and the rest of
+    /// the request is polled in a task of its own until none of its commands is in flight. A background task that
+    /// is cut ends that much later. Then, or after this time, the work is dropped. Its report follows at that
+    /// moment and contains all of its usage, except that `total_time` stops at the cut.
     ///
-    /// A handler that does one thing after the other stops at its next command. One that runs commands side
-    /// by side begins new ones as long as others are under way, and may do all of its work, up to this time;
-    /// what is under way then is dropped half way after all.
+    /// A handler that executes its commands one after the other stops before its next command. One that executes
+    /// several at a time starts new ones while others are in flight, and may complete all of its work within this
+    /// time; what is in flight after that is dropped midway after all.
     ///
-    /// Where there is no MongoDB client of this crate, or no command is under way, the work is dropped at
+    /// If the program has no MongoDB client of this crate, or no command is in flight, the work is dropped at
     /// once.
     pub fn grace_period(mut self, longest: Duration) -> Self {
         Arc::make_mut(self.limits.get_or_insert_default()).grace = longest;
         self
     }
 
-    /// Replaces some limits for a known reason: for work that is over the usual budget, and is to be
-    /// mended.
+    /// Replaces some limits for a known reason: for work that exceeds the usual budget and is going to be
+    /// repaired.
     ///
-    /// There is no exemption without a new limit, so that it cannot get worse meanwhile. The reason is the address of
-    /// the issue. The ratchet of `testing` lists it.
+    /// An exemption needs a limit of its own, so that the work cannot get worse meanwhile. The reason is the address
+    /// of the issue. The ratchet of `testing` lists it.
     ///
     /// # Panics
     ///
-    /// Panics if the reason is blank, or if nothing is limited instead.
+    /// Panics if the reason is blank, or if the replacement has no limit.
     ///
     /// # Examples
     ///
@@ -397,10 +396,10 @@ impl Budget {
         Limit::from_values(amount(limits.soft(resource)), amount(limits.hard(resource)))
     }
 
-    /// What is left of the [`total_time`](Self::total_time) of the work that is running here.
+    /// How much of the [`total_time`](Self::total_time) is left to the unit of work that is running here.
     ///
-    /// `None` outside a unit of work, or when none that encloses this point has a hard limit.
-    /// Zero when the time is up and the cut is due.
+    /// `None` outside of all units of work, or if none of those that are running here has a hard limit.
+    /// Zero if the time is up and the cut is due.
     ///
     /// # Examples
     ///
@@ -425,7 +424,7 @@ impl Budget {
         scope::current()?.remaining_time()
     }
 
-    /// Leaves at most so much of the total time.
+    /// Lowers the total time to this much.
     #[cfg(feature = "http")]
     pub(crate) fn shorten_total_time(self, most: Duration) -> Self {
         let before = self.limits().hard(Resource::TotalTime);
@@ -434,7 +433,7 @@ impl Budget {
         self.set(Resource::TotalTime, soft, Some(nanos(most).min(before)))
     }
 
-    /// Leaves at most what the caller has left.
+    /// Lowers the total time to what the caller has left.
     #[cfg(feature = "http")]
     pub(crate) fn shorten_total_time_for_caller(self, most: Duration) -> Self {
         if nanos(most) >= self.limits().hard(Resource::TotalTime) {
@@ -447,7 +446,7 @@ impl Budget {
         budget
     }
 
-    /// Takes what has passed already from the total time, if that is limited.
+    /// Subtracts the time that has already passed from the total time, if that is limited.
     #[cfg(feature = "http")]
     pub(crate) fn charge_total_time(self, passed: Duration) -> Self {
         match self.limits().hard_time(Resource::TotalTime) {
@@ -539,21 +538,21 @@ pub(crate) const NONE: u64 = u64::MAX;
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
     bounds: [Bounds; Resource::COUNT],
-    /// The limits on the wall time say nothing of a response's body.
+    /// Whether the limits on wall time end at the headers of a response.
     pub(crate) end_at_headers: bool,
-    /// The hard limit on the wall time is the caller's and not ours.
+    /// Whether the hard limit on wall time is a deadline of the caller.
     pub(crate) is_caller_s_time: bool,
-    /// How long work that has been ended may go on for the sake of MongoDB commands under way.
+    /// How long work that was ended may continue until its MongoDB commands in flight are complete.
     pub(crate) grace: Duration,
-    /// In place of the general limit on repetitions, for one statement.
+    /// Limits on the repetitions of single statements, in place of the general one.
     repetitions: Vec<Repetitions>,
-    /// In place of the general timeout, for calls of one name.
+    /// Timeouts for calls of single names, in place of the general one.
     external_timeouts: Vec<NamedTimeout>,
     /// Why these are not the usual limits.
     exemption: Option<Cow<'static, str>>,
 }
 
-/// The limits on one resource, which are asked for together.
+/// The limits on one resource, which are always read together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) soft: u64,
@@ -616,7 +615,7 @@ impl Limits {
 
     /// The limits on the executions of one statement.
     pub(crate) fn on_repetitions(&self, statement: Key) -> Bounds {
-        // Of the same text on any database.
+        // The limit holds for the text on any database.
         let is_it = |other: &&Repetitions| other.key.raw() == statement.raw();
         let named = self.repetitions.iter().find(is_it);
         named.map_or(self.bounds[Resource::RepeatedQueries.index()], |named| named.bounds)

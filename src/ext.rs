@@ -1,4 +1,4 @@
-//! The methods that every future gets.
+//! Extension traits for futures.
 
 use std::borrow::Cow;
 
@@ -15,8 +15,8 @@ use crate::task::{Budgeted, TryBudgeted};
 pub trait BudgetExt: Future + Sized {
     /// Makes this future a unit of work of its own, with a name and a budget.
     ///
-    /// It starts at the first poll. Inside another unit of work it is charged to both. Made inside one and
-    /// polled elsewhere, it keeps an account of its own and says who began it.
+    /// It starts at the first poll. Inside another unit of work it is charged to both. If it is created inside one
+    /// and polled elsewhere, it has an account of its own, and its reports name the work that began it.
     ///
     /// # Errors
     ///
@@ -24,7 +24,7 @@ pub trait BudgetExt: Future + Sized {
     ///
     /// # Cancellation
     ///
-    /// Dropped before its end it is reported as cancelled; its destructors are charged to it.
+    /// If it is dropped before its end, it is reported as cancelled. Its destructors are charged to it.
     ///
     /// # Examples
     ///
@@ -41,14 +41,14 @@ pub trait BudgetExt: Future + Sized {
         Budgeted::new(self, name.into(), budget)
     }
 
-    /// Makes this future, of a `Result`, a unit of work of its own, and its error the cut's as well.
+    /// Makes this future of a `Result` a unit of work of its own, whose error type also represents a cut.
     ///
-    /// As [`budgeted`](Self::budgeted), with one `Result` in place of two, and work that ends in an error
-    /// is reported as such, not as [`Ok`](crate::report::Outcome::Ok).
+    /// As [`budgeted`](Self::budgeted), with one `Result` instead of two. Work that returns an error
+    /// is reported as [`Error`](crate::report::Outcome::Error), not as [`Ok`](crate::report::Outcome::Ok).
     ///
     /// # Errors
     ///
-    /// The error of this future, or the [`Cut`] made into one.
+    /// The error of this future, or the [`Cut`] converted into one.
     ///
     /// # Cancellation
     ///
@@ -79,9 +79,9 @@ pub trait BudgetExt: Future + Sized {
 
     /// Charges this future to the unit of work that is running here, wherever it is polled.
     ///
-    /// Spawning breaks the link to the work that spawns; this keeps it. It does not tie the lives of
-    /// the two together: a spawned task runs on when the work has ended or was cut, and what it uses
-    /// after the end is in no report, though a limit that it crosses then is still said. Outside every unit of work it changes nothing.
+    /// Spawning breaks the link to the work that spawns; this keeps it. It does not join their lifetimes: a spawned
+    /// task continues after the work has ended or was cut. What it uses after that is in no report, but a limit
+    /// that it crosses is still reported. Outside of all units of work it changes nothing.
     ///
     /// # Examples
     ///
@@ -113,18 +113,18 @@ pub trait ExternalExt: Future + Sized {
     /// It is never given more than what is left of the [`total_time`](Budget::total_time). Outside
     /// every unit of work, or without an `external_timeout`, nothing limits it.
     ///
-    /// What is marked is all that is bounded: around `client.get(url).send()` that is the request up to
-    /// the response's headers. Put an `async` block around the reading of the body, too.
+    /// Only the marked future is bounded. `client.get(url).send()` ends at the headers of the response, so mark an
+    /// `async` block that also reads the body.
     ///
-    /// Give few names: the system, not the address.
+    /// Use few names: that of the system, not the address.
     ///
     /// # Errors
     ///
-    /// The output is `Err` when the time was up; the call has then been dropped.
+    /// The output is `Err` if the time was up; the call has then been dropped.
     ///
     /// # Cancellation
     ///
-    /// A call dropped before its end is counted, with the time until then.
+    /// A call that is dropped before its end is counted, with the time until then.
     ///
     /// # Examples
     ///

@@ -1,14 +1,14 @@
-//! A text as a number: a statement, or the name of an external system.
+//! Hashes of texts: of statements, and of the names of external systems.
 
 use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::{FixedState, FoldHasher};
 
-/// Stands for a text by 64 bits of a good hash, which are never 0, and for the database it is executed on.
+/// Identifies a text by 64 bits of its hash, which are never 0, and the database that executes it.
 ///
-/// Two of a million different statements in one unit of
-/// work would share one with a probability below one in ten million.
+/// The probability that two of a million different statements in one unit of work share a key is below one in ten
+/// million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     text: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// A text on no database in particular.
+    /// The key of a text on no particular database.
     pub(crate) fn of(text: &str) -> Self {
         Self::on(DatabaseId::UNKNOWN, text)
     }
@@ -25,12 +25,12 @@ impl Key {
         Self { text: FixedState::default().hash_one(text).max(1), database }
     }
 
-    /// What [`raw`](Self::raw) has returned.
+    /// The key that [`raw`](Self::raw) has returned.
     pub(crate) fn from_raw(text: u64) -> Self {
         Self { text, database: DatabaseId::UNKNOWN }
     }
 
-    /// The text alone.
+    /// The hash of the text alone.
     pub(crate) fn raw(self) -> u64 {
         self.text
     }
@@ -46,24 +46,24 @@ impl Key {
     }
 }
 
-/// Tells the databases of a process apart: the same text on two shards is no repetition.
+/// Identifies a database, because the same text on two shards is no repetition.
 ///
-/// A hash of what a pool connects to. Two databases of a thousand would share one with a probability
-/// below one in eight thousand; their statements would count together.
+/// It is a hash of what a pool connects to. The probability that two of a thousand databases share one is below one
+/// in eight thousand; their statements would be counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct DatabaseId(u32);
 
 impl DatabaseId {
-    /// Any database of which nothing is known.
+    /// Stands for every database of which nothing is known.
     pub(crate) const UNKNOWN: Self = Self(1);
 
-    /// The database that is described so.
+    /// The database with this description.
     #[cfg(any(feature = "mongodb", feature = "sqlx"))]
     pub(crate) fn of(description: &dyn fmt::Debug) -> Self {
         let mut hash = TextHash::new();
-        // Writing to a hasher cannot fail.
+        // Writing into a hasher cannot fail.
         let _ = write!(hash, "{description:?}");
-        // The upper half is as good as the lower.
+        // Both halves of the hash are equally good.
         let half = u32::try_from(hash.finish() >> 32).unwrap_or(u32::MAX);
         Self(half.max(2))
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// How far a resource may be used: softly, which reports, or hard, which cuts the work as well.
+/// How much of a resource may be used. A soft limit reports a violation; a hard one also cuts the work.
 ///
 /// A bare value is accepted wherever a limit is: it takes the kind that the resource has by default,
 /// soft for all but `total_time`, `external_timeout` and `body_idle`.
@@ -26,7 +26,7 @@ pub struct Limit<T>(Kind<T>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind<T> {
-    /// Soft or hard, as is usual for the resource.
+    /// Soft or hard, by the default of the resource.
     Bare(T),
     Soft(T),
     Hard(T),
@@ -47,7 +47,7 @@ impl<T: Copy> Limit<T> {
         Self(Kind::Hard(value))
     }
 
-    /// Adds a hard limit, or replaces the one that is there.
+    /// Adds a hard limit, or replaces the present one.
     #[must_use]
     pub const fn and_hard(self, hard: T) -> Self {
         match self.0 {
@@ -65,7 +65,7 @@ impl<T: Copy> Limit<T> {
         matches!(self.0, Kind::Hard(_) | Kind::Both { .. })
     }
 
-    /// The value whose crossing reports and goes on.
+    /// The soft limit, if there is one.
     pub const fn soft_value(&self) -> Option<T> {
         match self.0 {
             Kind::Bare(soft) | Kind::Soft(soft) | Kind::Both { soft, .. } => Some(soft),
@@ -73,7 +73,7 @@ impl<T: Copy> Limit<T> {
         }
     }
 
-    /// The value whose crossing cuts.
+    /// The hard limit, if there is one.
     pub const fn hard_value(&self) -> Option<T> {
         match self.0 {
             Kind::Hard(hard) | Kind::Both { hard, .. } => Some(hard),
@@ -81,7 +81,7 @@ impl<T: Copy> Limit<T> {
         }
     }
 
-    /// Settles a bare value.
+    /// Makes a bare value soft or hard, by the default of the resource.
     pub(crate) fn resolve(self, hard_by_default: bool) -> Self {
         match self.0 {
             Kind::Bare(value) if hard_by_default => Self(Kind::Hard(value)),
@@ -101,7 +101,7 @@ impl<T: Copy> Limit<T> {
     }
 }
 
-/// A soft limit is a mere value: "20", "200 (hard)", "20 (200 hard)".
+/// Formats a soft limit as its value, and others as "200 (hard)" or "20 (200 hard)".
 impl<T: fmt::Display> fmt::Display for Limit<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

@@ -1,4 +1,5 @@
-//! What the scope needs of the counting allocator, with or without the `alloc` feature.
+//! The functions of the counting allocator that the rest of the crate uses; without the `alloc` feature they do
+//! nothing.
 
 #[cfg(feature = "alloc")]
 pub(crate) use crate::alloc::counters::{

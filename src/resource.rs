@@ -1,4 +1,4 @@
-//! What can be limited, in which unit, under which stable name.
+//! The resources that can be limited, with their units and stable names.
 
 use std::fmt;
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl Resource {
         Self::BodyIdle,
     ];
 
-    /// How many there are: the length of every per-resource array.
+    /// The number of resources, which is the length of every array with an element for each.
     pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The stable name, as in events, in [`Usage`](crate::Usage) and in the builder of the budget.
@@ -191,12 +191,12 @@ impl Resource {
         }
     }
 
-    /// Its place in the per-resource arrays.
+    /// Its index in arrays with an element for each resource.
     pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
-    /// A stored number as a quantity of this resource.
+    /// Converts a number as the meter stores it into a quantity of this resource.
     pub(crate) const fn amount(self, raw: u64) -> Amount {
         match self.unit() {
             Unit::Count => Amount::Count(raw),
@@ -239,7 +239,7 @@ impl Unit {
 
 /// A quantity of a [`Resource`], in its unit.
 ///
-/// Prints with its unit, and is serialised as a plain number: a count, bytes, or seconds.
+/// Its `Display` has the unit; it is serialised as a plain number: a count, bytes, or seconds.
 ///
 /// # Examples
 ///
@@ -294,7 +294,7 @@ impl Serialize for Amount {
     }
 }
 
-/// A duration for people: at most one decimal, and none where it says nothing.
+/// Formats a duration with at most one decimal, and without one that is zero.
 pub(crate) struct Time(pub(crate) Duration);
 
 impl fmt::Display for Time {

@@ -1,4 +1,4 @@
-//! The one import of the clock and the timer, so that a paused test clock moves all of them.
+//! The only import of clock and timers, so that a paused test clock governs all of them.
 
 pub(crate) use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -14,7 +14,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 pub(crate) fn is_paused() -> bool {
     let before = Instant::now();
     let since = std::time::Instant::now();
-    // One tick of the clock, some nanoseconds.
+    // Spins until the real clock has advanced by a tick, which takes some nanoseconds.
     while std::time::Instant::now() <= since {
         std::hint::spin_loop();
     }

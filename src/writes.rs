@@ -1,4 +1,4 @@
-//! Whether a statement changes data or schema, by its first words.
+//! Recognises statements that change data or schema, by their first words.
 
 /// The verbs of statements that change something, in SQL and in the commands of MongoDB.
 const VERBS: [&str; 23] = [
@@ -29,16 +29,16 @@ const VERBS: [&str; 23] = [
 
 /// Whether any statement of this text changes something.
 ///
-/// Judged by the first word of each statement, and of each part of a `WITH`; comments and quoted text
-/// are skipped. `EXPLAIN ANALYZE` executes what it explains, and `COPY .. FROM` writes. What a function
-/// does that a `SELECT` calls cannot be known.
+/// Decides by the first word of each statement, and of each part of a `WITH`; comments and quoted text
+/// are skipped. `EXPLAIN ANALYZE` executes the statement that it explains, and `COPY .. FROM` writes. Writes by a
+/// function that a `SELECT` calls cannot be recognised.
 pub(crate) fn is_write(text: &str) -> bool {
     let mut words = Words::new(text);
     loop {
         if is_write_statement(&mut words) {
             return true;
         }
-        // Nothing more to be read of most texts: one statement each.
+        // Most texts are one statement, of which nothing more has to be read.
         if !words.rest.contains(';') || !words.skip_statement() {
             return false;
         }
@@ -84,9 +84,9 @@ fn is_write_with(words: &mut Words<'_>) -> bool {
                 words.unread(Some(token));
                 return false;
             }
-            // The first word of a part, however deep: a part may have a `WITH` of its own.
+            // The first word of a part, at any depth, because a part may have a `WITH` of its own.
             (Token::Word(word), Some(Token::Open)) if is_verb(word) => return true,
-            // The statement behind the last part.
+            // The statement after the last part.
             (Token::Word(word), Some(Token::Close)) if depth == 0 => {
                 if is_verb(word) {
                     return true;
@@ -142,7 +142,7 @@ fn is_copy_from(words: &mut Words<'_>) -> bool {
     false
 }
 
-/// A piece of a statement that matters here.
+/// A token of a statement that matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'a> {
     Word(&'a str),
@@ -150,7 +150,7 @@ enum Token<'a> {
     Close,
     /// The end of one statement of several.
     End,
-    /// A quoted text, or anything else.
+    /// Quoted text, or any other token.
     Other,
 }
 
@@ -169,7 +169,7 @@ impl<'a> Words<'a> {
         self.unread = token;
     }
 
-    /// Goes on behind the next end of a statement; whether there is one.
+    /// Skips to the end of the statement; returns whether another one may follow.
     fn skip_statement(&mut self) -> bool {
         std::iter::from_fn(|| self.next()).any(|token| token == Token::End)
     }
@@ -220,7 +220,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// What follows a comment, which may hold others.
+/// The text after a comment, which may contain nested ones.
 fn after_comment(mut rest: &str) -> &str {
     let mut depth = 1_u32;
     while depth > 0 {
@@ -235,7 +235,7 @@ fn after_comment(mut rest: &str) -> &str {
     rest
 }
 
-/// How long the text is that PostgreSQL quotes as `$tag$ .. $tag$`, if there is one here.
+/// The length of the text quoted as `$tag$ .. $tag$` in PostgreSQL, if one starts here.
 fn dollar_quoted(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('$')?;
     let tag = &text[..inner.find('$')?.saturating_add(2)];

@@ -1,4 +1,4 @@
-//! The counting allocator: the only file of the crate with `unsafe` in it.
+//! The counting allocator: the only file of the crate with `unsafe` code.
 #![expect(unsafe_code, reason = "implementing `GlobalAlloc` is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -30,7 +30,7 @@ pub struct CountingAllocator<A = System> {
 }
 
 impl CountingAllocator {
-    /// Counts what the system's allocator does.
+    /// Creates an allocator that counts what the system's allocator does.
     #[must_use]
     pub const fn system() -> Self {
         Self::new(System)
@@ -38,7 +38,7 @@ impl CountingAllocator {
 }
 
 impl<A> CountingAllocator<A> {
-    /// Counts what another allocator does.
+    /// Creates an allocator that counts what another allocator does.
     #[must_use]
     pub const fn new(inner: A) -> Self {
         Self { inner }
@@ -103,15 +103,16 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     }
 }
 
-/// Whether an allocation is so large that a program may live on without it, as after `Vec::try_reserve`.
+/// Whether an allocation is so large that a program may survive its failure, as with `Vec::try_reserve`.
 ///
-/// Of all others it is not asked whether they were made, which leaves the wrapped allocator a tail call.
+/// For all others it is not checked whether they succeeded, so that the call of the wrapped allocator is a tail
+/// call.
 #[inline]
 const fn may_fail(bytes: usize) -> bool {
     bytes >= 1 << 20
 }
 
-/// Counts an allocation if it was made.
+/// Counts an allocation if it succeeded.
 #[cold]
 fn counted(bytes: usize, made: *mut u8) -> *mut u8 {
     if !made.is_null() {

@@ -1,4 +1,4 @@
-//! What this thread has allocated and freed; the cells that the allocator writes and the scope reads.
+//! Counters of what this thread has allocated and freed, written by the allocator and read by the scope.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -9,12 +9,12 @@ thread_local! {
 }
 
 struct Counters {
-    /// Both wrap around; only differences are used.
+    /// Both counters wrap around; only differences are used.
     allocated: Cell<u64>,
     freed: Cell<u64>,
     /// The highest `allocated - freed` since it was last set.
     peak: Cell<i64>,
-    /// From which peak on to note the stack; never, unless a test asks for it.
+    /// The peak from which on the stack is captured; out of reach unless a test asks for it.
     #[cfg(feature = "testing")]
     watched: Cell<i64>,
 }
@@ -31,10 +31,10 @@ impl Counters {
     }
 }
 
-/// Counts an allocation. Called before the allocator that is wrapped, which leaves it a tail call.
+/// Counts an allocation. Called before the wrapped allocator, so that the call of that is a tail call.
 #[inline]
 pub(super) fn allocated(bytes: usize) {
-    // A thread that is being torn down has nothing to charge.
+    // In a thread that is being torn down there is no work to charge.
     let _ = THREAD.try_with(|thread| {
         let allocated = thread.allocated.get().wrapping_add(bytes as u64);
         thread.allocated.set(allocated);
@@ -57,7 +57,7 @@ pub(super) fn freed(bytes: usize) {
     });
 }
 
-/// What this thread has counted so far.
+/// The counters of this thread at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sample {
     allocated: u64,
@@ -75,17 +75,17 @@ impl Sample {
     }
 }
 
-/// What was counted between two samples.
+/// The difference between two samples.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Delta {
     pub(crate) allocated: u64,
     /// Allocated minus freed; negative when more was freed.
     pub(crate) net: i64,
-    /// The highest that `net` was on the way, at least 0.
+    /// The highest value of `net` in between, at least 0.
     pub(crate) peak: u64,
 }
 
-/// Starts a stretch: returns where it starts, and the peak of the enclosing stretch so far.
+/// Starts a stretch: returns the sample of its start, and the peak of the enclosing stretch so far.
 #[inline]
 pub(crate) fn start() -> (Sample, i64) {
     THREAD
@@ -113,7 +113,7 @@ pub(crate) fn since(start: Sample) -> Delta {
         .unwrap_or_default()
 }
 
-/// Ends a stretch; nothing if nothing was counted.
+/// Ends a stretch; returns `None` if nothing was counted.
 #[inline]
 pub(crate) fn end(start: Sample) -> Option<Delta> {
     let is_news = |thread: &Counters| {
@@ -122,14 +122,14 @@ pub(crate) fn end(start: Sample) -> Option<Delta> {
     THREAD.try_with(is_news).unwrap_or(false).then(|| since(start))
 }
 
-/// Goes on with the enclosing stretch, whose peak so far was this.
+/// Continues the enclosing stretch, whose peak was this before.
 #[inline]
 pub(crate) fn raise_peak(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
 }
 
-/// Leaves a stretch that is over out of the enclosing one, whose peak before it was this; returns where the
-/// enclosing one starts then.
+/// Excludes a stretch that has ended from the enclosing one, whose peak before was this; returns the new start of
+/// the enclosing one.
 pub(crate) fn leave_out(stretch: Delta, outer_start: Sample, outer_peak: i64) -> Sample {
     let freed = stretch.allocated.wrapping_sub(stretch.net.cast_unsigned());
     let _ = THREAD.try_with(|thread| thread.peak.set(outer_peak.wrapping_add(stretch.net)));
@@ -139,7 +139,7 @@ pub(crate) fn leave_out(stretch: Delta, outer_start: Sample, outer_peak: i64) ->
     }
 }
 
-/// Forgets a stretch that is over and none of the business of any enclosing one; the peak before it was this.
+/// Excludes a stretch that has ended from all enclosing ones; the peak before it was this.
 pub(crate) fn forget(stretch: Delta, outer_peak: i64) {
     let freed = stretch.allocated.wrapping_sub(stretch.net.cast_unsigned());
     let _ = THREAD.try_with(|thread| {
@@ -149,9 +149,9 @@ pub(crate) fn forget(stretch: Delta, outer_peak: i64) {
     });
 }
 
-/// Does something of this library's own, of which the work that runs here is charged nothing.
+/// Runs code of this library whose allocations are not charged to the work that is running here.
 pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
-    /// Forgets, also when unwinding, what was counted since.
+    /// Restores the counters when dropped, also by a panic.
     struct Forget((Sample, i64));
 
     impl Drop for Forget {
@@ -174,23 +174,23 @@ pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
 #[cfg(feature = "testing")]
 pub(crate) use watch::{peak_site, unwatch, watch};
 
-/// Where a thread was when it held the most memory, for tests.
+/// Captures the stack of a thread at its peak of memory, for tests.
 #[cfg(feature = "testing")]
 mod watch {
     use std::cell::Cell;
 
     use super::THREAD;
 
-    /// Growth that is worth a look at the stack, at least; a quarter of what is there, if that is more.
+    /// The least growth for which the stack is captured again; a quarter of the peak, if that is more.
     const STEP: i64 = 64 << 10;
 
     thread_local! {
-        // As the counters: written from inside the allocator, so nothing here may allocate.
+        // Written from inside the allocator, as the counters are, so nothing here may allocate.
         static STACK: Stack = const { Stack::new() };
     }
 
     struct Stack {
-        /// What was live when the watch began.
+        /// The live bytes when the watch began.
         base: Cell<i64>,
         frames: [Cell<usize>; Self::MOST],
         len: Cell<usize>,
@@ -208,7 +208,7 @@ mod watch {
         }
     }
 
-    /// Notes from now on where this thread is when it reaches a new peak; whether that is news.
+    /// Captures the stack at each new peak of this thread from now on; returns whether it did not so before.
     pub(crate) fn watch() -> bool {
         THREAD.with(|thread| {
             if thread.watched.get() != i64::MAX {
@@ -228,7 +228,7 @@ mod watch {
         let _ = THREAD.try_with(|thread| thread.watched.set(i64::MAX));
     }
 
-    /// The stack at the last peak that was noted.
+    /// The stack at the last peak for which it was captured.
     pub(crate) fn peak_site() -> Option<Vec<usize>> {
         let frames = STACK.with(|stack| {
             stack.frames.iter().take(stack.len.get()).map(Cell::get).collect::<Vec<_>>()
@@ -238,7 +238,7 @@ mod watch {
 
     #[cold]
     pub(super) fn note(watched: &Cell<i64>, net: i64) {
-        // Should the look at the stack allocate, it is not looked at again.
+        // Capturing the stack may allocate, which must not capture it again.
         watched.set(i64::MAX);
         let _ = STACK.try_with(|stack| {
             stack.len.set(0);
@@ -254,7 +254,7 @@ mod watch {
         });
     }
 
-    /// Watches nothing, until dropped.
+    /// Suspends the watch until dropped.
     pub(super) struct Paused(i64);
 
     impl Paused {
@@ -270,7 +270,7 @@ mod watch {
     }
 }
 
-/// Whether the program's global allocator counts, found out by asking it once.
+/// Whether the program's global allocator counts, determined once by an allocation.
 pub(crate) fn is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {

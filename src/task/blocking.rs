@@ -12,23 +12,23 @@ use crate::scope::{self, Work};
 
 /// Runs synchronous work on this thread as a unit of work of its own, with a name and a budget.
 ///
-/// For the closure of [`tokio::task::spawn_blocking`], a thread, a program without a runtime. Memory is
-/// measured as anywhere; statements and external calls are counted where the closure runs futures, with
+/// Use it for the closure of [`tokio::task::spawn_blocking`], for a thread, or in a program without a runtime. Memory
+/// is measured as elsewhere; statements and external calls are counted if the closure runs futures, with
 /// [`Handle::block_on`](tokio::runtime::Handle::block_on). Inside another unit of work on this thread it
 /// is charged to both.
 ///
-/// Nothing can end a closure from outside. It ends early where it asks, with [`checkpoint`].
+/// A closure cannot be ended from outside. It ends early if it calls [`checkpoint`] and returns the error.
 ///
 /// # Errors
 ///
-/// `Err` when a hard limit cut the work: something was refused to it, or a [`checkpoint`] told it to stop.
-/// What it returned is then dropped. Where it merely took longer than its
-/// [`total_time`](Budget::total_time) without asking, the violation is reported at its end and what it
-/// returned stands, as with every answer that is ready too late.
+/// `Err` if a hard limit cut the work: a statement or call was refused, or a [`checkpoint`] failed. The value that
+/// the closure returned is then dropped. If it only took longer than its
+/// [`total_time`](Budget::total_time) without a checkpoint, the violation is reported at its end and the value is
+/// returned, like every answer that is ready too late.
 ///
 /// # Panics
 ///
-/// As the closure does; the work is then reported as panicked.
+/// If the closure panics; the work is then reported as panicked.
 ///
 /// # Examples
 ///
@@ -50,7 +50,7 @@ pub fn blocking<T>(
     Blocking::new(name, budget).run(work)
 }
 
-/// The settings of one piece of synchronous work; [`blocking`] for those that need few.
+/// Settings of synchronous work; [`blocking`] is shorter if a name and a budget are enough.
 ///
 /// # Examples
 ///
@@ -73,18 +73,18 @@ pub struct Blocking {
 }
 
 impl Blocking {
-    /// Synchronous work with a name and a budget, made where it is begun.
+    /// Creates synchronous work with a name and a budget.
     pub fn new(name: impl Into<Name>, budget: Budget) -> Self {
         Self { origin: Origin::here(), name: name.into(), budget, reporter: None }
     }
 
-    /// Tells this run from others of the same name, in all that is reported of it.
+    /// Adds attributes to everything that is reported about this run, which tell it from others of the same name.
     pub fn with_attributes(mut self, attributes: Attributes) -> Self {
         self.origin.attributes = attributes;
         self
     }
 
-    /// Hands the violations and the usage of this work to a reporter as well.
+    /// Passes the violations and the usage of this work to a reporter as well.
     pub fn with_reporter(mut self, reporter: impl Reporter) -> Self {
         self.reporter = Some(Arc::new(reporter));
         self
@@ -94,11 +94,11 @@ impl Blocking {
     ///
     /// # Errors
     ///
-    /// `Err` when a hard limit cut the work, as with [`blocking`].
+    /// `Err` if a hard limit cut the work, as with [`blocking`].
     ///
     /// # Panics
     ///
-    /// As the closure does.
+    /// If the closure panics.
     pub fn run<T>(self, work: impl FnOnce() -> T) -> Result<T, Cut> {
         let Self { origin, name, budget, reporter } = self;
         check_task(budget.limits());
@@ -121,16 +121,16 @@ impl fmt::Debug for Blocking {
     }
 }
 
-/// Asks, between two pieces of work that does not await, whether a hard limit ends it here.
+/// Checks, in work that does not await, whether a hard limit has been crossed.
 ///
-/// Looks at the clock, for the [`total_time`](Budget::total_time) of the work that is running here and
-/// of all that it runs inside, and at the memory that this piece has used, which is otherwise looked at
-/// only where a poll ends. Outside every unit of work it is always `Ok`.
+/// Checks the clock against the [`total_time`](Budget::total_time) of the work that is running here and
+/// of all work that encloses it, and the memory that was used since the current poll began, which is otherwise
+/// checked only at the end of a poll. Outside of all units of work it always returns `Ok`.
 ///
 /// # Errors
 ///
-/// The cut that is due. Pass it on, and let go of everything: the work is over, whatever it returns, and
-/// statements and external calls are refused to it.
+/// The cut that is due. Return it: the work is over whatever it returns, and its statements and external calls are
+/// refused from now on.
 ///
 /// # Performance
 ///

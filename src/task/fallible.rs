@@ -25,16 +25,16 @@ impl<F> TryBudgeted<F> {
         Self { inner }
     }
 
-    /// Tells this run from others of the same name, in all that is reported of it.
+    /// Adds attributes to everything that is reported about this run, which tell it from others of the same name.
     ///
-    /// Without effect once the work has started.
+    /// It has no effect once the work has started.
     pub fn with_attributes(self, attributes: Attributes) -> Self {
         Self { inner: self.inner.with_attributes(attributes) }
     }
 
-    /// Hands the violations and the usage of this work to a reporter as well.
+    /// Passes the violations and the usage of this work to a reporter as well.
     ///
-    /// Without effect once the work has started.
+    /// It has no effect once the work has started.
     pub fn with_reporter(self, to: impl Reporter) -> Self {
         Self { inner: self.inner.with_reporter(to) }
     }

@@ -18,25 +18,25 @@ use crate::scope::Work;
 
 /// Puts every job of a runner that is built on tower under a budget.
 ///
-/// Generic over the request type: whatever the runner calls its service with is the job. The name is one
-/// for all jobs or a closure that takes the job, and so is the budget.
+/// It is generic over the request type, which is the job. The name and the budget are each either the same for all
+/// jobs, or a closure that takes the job.
 ///
-/// The unit of work is one call of the service, from the call to the end of its future; each attempt of a
-/// job that is tried again is one of its own, unless this layer is put around the retries.
+/// The unit of work is one call of the service, from the call to the end of its future. Each attempt of a
+/// job that is retried is a unit of its own, unless this layer is put around the retries.
 ///
 /// # Errors
 ///
-/// A job that was cut fails with [`Cut`], as the service's own error type, which has to be `From<Cut>`
-/// (boxed errors are), so it is tried again, or not, like any job that failed.
+/// A job that was cut fails with [`Cut`], converted into the service's error type, which has to be `From<Cut>`
+/// (boxed errors are). So it is retried, or not, like any job that failed.
 ///
 /// # Examples
 ///
-/// With [apalis](https://docs.rs/apalis) the layer goes right around the handler, inside of what apalis
-/// itself puts there: so a job that is cut is stored as failed, and tried again as any other. Given to
-/// `WorkerBuilder::layer` instead, it is outside of that: a job that is cut is tried again by a retry layer
-/// further out, but what is stored of it in the end is that it still runs. That is so for every layer there
-/// that drops a job, timeouts among them. What catches the panics of jobs, and fails them, goes right
-/// around this layer for the same reason; they are reported here before.
+/// With [apalis](https://docs.rs/apalis) put the layer directly around the handler, inside of the layers that apalis
+/// adds: then a job that is cut is stored as failed, and retried as any other. Passed to
+/// `WorkerBuilder::layer`, it is outside of them: a job that is cut is retried by a retry layer
+/// further out, but the state that is stored in the end is "running". The same happens with every layer there
+/// that drops a job, such as a timeout. A layer that catches the panics of jobs, and fails them, goes directly
+/// around this layer for the same reason; the panic is reported here before.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -73,7 +73,7 @@ pub struct TaskBudgetLayer<N, P, A = ()> {
 }
 
 impl<N, P> TaskBudgetLayer<N, P> {
-    /// A layer with one name and one budget for all jobs, or closures that choose them for each.
+    /// A layer with a name and a budget for all jobs, or with closures that choose them for each job.
     ///
     /// See [`JobNaming`] and [`JobPolicy`] for what they can be.
     #[must_use]
@@ -83,14 +83,14 @@ impl<N, P> TaskBudgetLayer<N, P> {
 }
 
 impl<N, P, A> TaskBudgetLayer<N, P, A> {
-    /// Tells one run from another, by the id and the attempt of the job.
+    /// Adds attributes, such as the id and the attempt of the job, which tell one run from another.
     #[must_use]
     pub fn with_attributes<D>(self, attributes: D) -> TaskBudgetLayer<N, P, D> {
         let Self { naming, policy, reporter, .. } = self;
         TaskBudgetLayer { naming, policy, attributes, reporter }
     }
 
-    /// Hands violations, and the usage of each job at its end, to a reporter as well.
+    /// Passes violations, and the usage of each job at its end, to a reporter as well.
     #[must_use]
     pub fn with_reporter(mut self, reporter: impl Reporter) -> Self {
         self.reporter = Some(Arc::new(reporter));
@@ -108,7 +108,7 @@ impl<S, N: Clone, P: Clone, A: Clone> Layer<S> for TaskBudgetLayer<N, P, A> {
 
 /// Puts every job of the inner service under a budget.
 ///
-/// Made by [`TaskBudgetLayer`].
+/// Created by [`TaskBudgetLayer`].
 #[derive(Debug, Clone)]
 pub struct TaskBudgetService<S, N, P, A = ()> {
     inner: S,
@@ -121,12 +121,12 @@ impl<S, N, P, A> TaskBudgetService<S, N, P, A> {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// The inner service, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Takes the inner service out.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }

@@ -12,9 +12,8 @@
 //! | a closure, on any thread | [`blocking`], or [`Blocking`] with attributes and a reporter |
 //! | children of work that is running | [`spawn`], [`spawn_blocking`], [`carried`], [`.in_current_budget()`](crate::BudgetExt::in_current_budget) |
 //!
-//! [`Attributes`](crate::report::Attributes) tell one run from another of the same name, by the id of the
-//! job and its attempt. [`Growth`](crate::report::Growth) tells of a job whose retained memory climbs run
-//! after run.
+//! [`Attributes`](crate::report::Attributes), such as the id of a job and its attempt, tell one run from another of
+//! the same name. [`Growth`](crate::report::Growth) reports a job whose retained memory climbs run after run.
 //!
 //! # Examples
 //!
@@ -63,7 +62,7 @@
 //! # }
 //! ```
 //!
-//! For what comes round, give each round its own unit of work, not the whole loop one that never ends:
+//! For a periodic job, make each round a unit of work, not the whole loop, which never ends:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -82,9 +81,9 @@
 //!
 //! # Children
 //!
-//! What is spawned leaves the work that spawns it, whoever does the spawning: `tokio::spawn`, a `JoinSet`,
-//! `spawn_blocking`, a thread, a library that has tasks of its own. Only what is carried along is charged
-//! to it. In a `JoinSet`:
+//! A spawned task leaves the work that spawns it, whether by `tokio::spawn`, a `JoinSet`, `spawn_blocking`, a
+//! thread, or a library with tasks of its own. Only what carries the budget along is charged to the work. In a
+//! `JoinSet`:
 //!
 //! ```
 //! # #[tokio::main] async fn main() {
@@ -103,9 +102,9 @@
 //! # }
 //! ```
 //!
-//! Carrying ties no lives together: a carried task runs on when the work has ended, and is in no report
+//! Carrying does not join lifetimes: a carried task continues after the work has ended, and is in no report
 //! from then on. Work that is meant to outlive a request gets an account of its own, by `.budgeted(..)`
-//! before it is spawned. It then says who began it: in
+//! before it is spawned. The work that began it is then named in
 //! [`Violation::begun_by`](crate::Violation::begun_by), in the events, and in
 //! [`Report::begun_by`](crate::report::Report::begun_by).
 //!
@@ -123,15 +122,14 @@
 //! # }
 //! ```
 //!
-//! What is budgeted inside a task that was itself spawned and not carried has nobody who began it.
+//! For work that is budgeted inside a task that was itself spawned without carrying, none is named.
 //!
 //! # For a monitor of heartbeats
 //!
 //! The event at the end of each run (target [`USAGE`](crate::report::fields::USAGE), DEBUG) has its name,
 //! start, duration and outcome, under [`WORK`](crate::report::fields::WORK),
 //! [`START`](crate::report::fields::START), [`TOTAL_TIME`](crate::report::fields::TOTAL_TIME) and
-//! [`OUTCOME`](crate::report::fields::OUTCOME). A job that should have run and did not is for the monitor
-//! to miss.
+//! [`OUTCOME`](crate::report::fields::OUTCOME). The monitor has to notice a job that should have run and did not.
 
 mod blocking;
 mod fallible;

@@ -1,4 +1,4 @@
-//! Which name, which budget and which attributes a job gets.
+//! Traits that choose the name, the budget and the attributes of a job.
 
 use crate::budget::Budget;
 use crate::report::{Attributes, Name};

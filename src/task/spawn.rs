@@ -1,4 +1,4 @@
-//! Children: what goes on elsewhere and is still charged to the work that began it.
+//! Children: tasks and closures that run elsewhere and are charged to the work that began them.
 
 use tokio::task::{self, JoinHandle};
 
@@ -16,8 +16,8 @@ use crate::scope;
 ///
 /// # Cancellation
 ///
-/// As with any task of tokio it runs on when the handle is dropped. What it uses after the unit of work has
-/// ended is in no report.
+/// As any tokio task it continues if the handle is dropped. What it uses after the unit of work has ended is in no
+/// report.
 ///
 /// # Examples
 ///
@@ -51,8 +51,8 @@ where
 ///
 /// # Cancellation
 ///
-/// Nothing ends a closure from outside: it runs on when the work has ended or was cut. Inside it a
-/// [`checkpoint`](super::checkpoint) tells whether that is so.
+/// A closure cannot be ended from outside: it continues after the work has ended or was cut. In the closure,
+/// [`checkpoint`](super::checkpoint) returns an error once a hard limit has cut the work.
 ///
 /// # Examples
 ///
@@ -78,9 +78,9 @@ where
 
 /// Makes a closure that is charged to the unit of work which is running here, wherever it is called.
 ///
-/// What [`in_current_budget`](BudgetExt::in_current_budget) is for futures: for threads, thread pools and
-/// callbacks. Dropped without being called, what it holds is dropped inside that work as well. Outside
-/// every unit of work it changes nothing.
+/// It does for closures what [`in_current_budget`](BudgetExt::in_current_budget) does for futures: use it for threads,
+/// thread pools and callbacks. If the closure is dropped without being called, its captures are dropped inside that
+/// work as well. Outside of all units of work it changes nothing.
 ///
 /// # Examples
 ///
