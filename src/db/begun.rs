@@ -1,4 +1,4 @@
-//! Where and when something has begun that is waited for.
+//! The start of a wait: its unit of work and its time.
 
 use std::sync::Arc;
 #[cfg(feature = "sqlx")]
@@ -10,9 +10,9 @@ use crate::meter::waits::WaitFor;
 use crate::scope;
 use crate::time::Instant;
 
-/// The unit of work in which it has begun, and when.
+/// The unit of work in which a wait has begun, and when it began.
 ///
-/// Nothing outside of any: nobody is told the times of that, so no clock is read.
+/// `None` outside of all units of work, where no time is reported and so the clock is not read.
 pub(crate) struct Begun(Option<(Arc<Meter>, Instant)>);
 
 impl Begun {
@@ -27,25 +27,25 @@ impl Begun {
 
 #[cfg(feature = "sqlx")]
 impl Begun {
-    /// Notes for the work that this is waited for.
+    /// Notes in the account of the work that it is waiting for this.
     pub(super) fn note(&self, what: WaitFor) {
         if let Some((meter, since)) = &self.0 {
             meter.chain().for_each(|meter| meter.begin_other_wait(what, *since));
         }
     }
 
-    /// The work, when it began, and how long it has taken; only the first time.
+    /// The work, the start, and the time since then; `None` if called again.
     pub(super) fn take(&mut self) -> Option<(Arc<Meter>, Instant, Duration)> {
         self.0.take().map(|(meter, since)| (meter, since, since.elapsed()))
     }
 
-    /// Charges how long it has taken, and begins what comes right after it: one reading of the clock, and one
-    /// handle of the work, for both.
+    /// Charges the time of this wait and starts the one that directly follows, with one reading of the clock and
+    /// one handle of the work for both.
     pub(super) fn next(&mut self, charge: impl FnOnce(&Meter, Instant, Duration)) -> Self {
         let Some((meter, since)) = self.0.take() else { return Self::now() };
         let now = Instant::now();
         charge(&meter, since, now.saturating_duration_since(since));
-        // A future can be polled in one scope after another.
+        // A future can be polled in different scopes.
         if scope::is_current(&meter) { Self(Some((meter, now))) } else { Self::now() }
     }
 

@@ -13,8 +13,8 @@ use crate::time::Instant;
 
 /// One round trip to a cache, until dropped.
 ///
-/// Charged to the unit of work that is running where it begins, and to all that this one runs inside;
-/// nothing outside of any.
+/// It is charged to the unit of work that is running when it begins, and to all that enclose that one; outside of
+/// all units of work it is not counted.
 pub(crate) struct CacheCall(Option<Begun>);
 
 struct Begun {
@@ -25,12 +25,12 @@ struct Begun {
 }
 
 impl CacheCall {
-    /// Counts a round trip and starts its clock; the command is without values.
+    /// Counts a round trip and starts its clock. The command must contain no values.
     ///
     /// # Errors
     ///
-    /// Refuses what would cross a hard limit, and all that comes after such a crossing, but never at once:
-    /// first the future is `Pending`, and the task woken.
+    /// Refuses a call that would cross a hard limit, and every call after such a crossing. Before a refusal the
+    /// future returns `Pending` once and wakes its task.
     pub(crate) async fn begin(command: impl Fn() -> String) -> Result<Self, Cut> {
         match Self::start(command) {
             Ok(call) => Ok(call),

@@ -1,4 +1,4 @@
-//! Whether a driver, or a pool, is at work here for a metered connection.
+//! Marks the polls in which a driver, or a pool, works for a metered connection.
 
 #[cfg(feature = "witness")]
 use std::cell::Cell;
@@ -27,7 +27,7 @@ pub(crate) fn running() -> Option<By> {
     RUNNING.get()
 }
 
-/// Runs a piece of a driver's work on a statement.
+/// Runs a poll in which a driver executes a statement of the work.
 #[cfg(feature = "witness")]
 #[inline]
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
@@ -35,7 +35,7 @@ pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
     run_by(By::MeteredDriver, piece)
 }
 
-/// Runs a piece of what a pool or a driver does for itself.
+/// Runs a poll in which a pool or a driver does something for itself.
 #[cfg(feature = "witness")]
 fn run_itself<T>(piece: impl FnOnce() -> T) -> T {
     let _span = super::events::enter_itself();
@@ -58,7 +58,7 @@ fn run_by<T>(by: By, piece: impl FnOnce() -> T) -> T {
     for_library(piece)
 }
 
-/// Runs a piece of a driver's work; nobody asks for whom.
+/// Runs a poll of a driver; without a witness nobody reads the mark.
 #[cfg(not(feature = "witness"))]
 #[inline]
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {
@@ -71,9 +71,9 @@ use run as run_itself;
 pin_project! {
     /// A future of a driver, or of a pool.
     ///
-    /// Dropped midway it is at work for the last time: sqlx reports then what it has executed.
+    /// Its destructor is marked as well, because sqlx emits the event of a statement that is dropped midway there.
     pub(super) struct Driver<F> {
-        // None once it is over.
+        // `None` once it has completed.
         #[pin]
         future: Option<F>,
         is_for_itself: bool,
@@ -90,16 +90,16 @@ pin_project! {
 }
 
 impl<F> Driver<F> {
-    /// What a driver does for a statement of the work.
+    /// Wraps the future in which a driver executes a statement of the work.
     #[inline]
     pub(super) fn new(future: F) -> Self {
         Self { future: Some(future), is_for_itself: false }
     }
 
-    /// What a pool or a driver does besides the statements of the work: the hooks of the pool
-    /// (`after_connect`, `before_acquire`) and what it takes to prepare or to describe a statement.
+    /// Wraps what a pool or a driver does besides the statements of the work: the hooks of the pool
+    /// (`after_connect`, `before_acquire`), and what it executes to prepare or describe a statement.
     ///
-    /// The statements in it are nobody's: not counted, and no bypass.
+    /// These statements belong to no work: they are neither counted nor unmetered.
     #[inline]
     pub(super) fn for_itself(future: F) -> Self {
         Self { future: Some(future), is_for_itself: true }

@@ -25,7 +25,7 @@ use crate::time::Instant;
 ///
 /// # Cancellation
 ///
-/// Dropped early it has been counted, with the time until then.
+/// If it is dropped early, it is counted, with the time until then.
 #[must_use = "the time of a query ends when it is dropped"]
 pub struct Query {
     meter: Option<Arc<Meter>>,
@@ -38,14 +38,14 @@ pub struct Query {
 impl Query {
     /// Counts an execution of this statement and starts its clock.
     ///
-    /// Call it right before the statement is sent, once a connection is there. Give the text without
-    /// values: it tells repeated statements, and goes into violations.
+    /// Call it directly before the statement is sent, after a connection was acquired. Pass the text without
+    /// values, because it identifies repeated statements and appears in violations.
     ///
     /// # Errors
     ///
-    /// Refuses, without counting, what would cross a hard limit, and all that comes after such a
-    /// crossing: do not send the statement then. The unit of work ends when its future returns, so do not try
-    /// again before it has: in async code [`begin`](Self::begin) sees to that.
+    /// Refuses, without counting it, a statement that would cross a hard limit, and every statement after such a
+    /// crossing: do not send it then. The unit of work can be cut only when its future returns, so do not retry
+    /// before it has returned; in async code [`begin`](Self::begin) ensures that.
     pub fn start(statement: &str) -> Result<Self, Cut> {
         Self::start_as(Kind::Shape, Key::of(statement), statement, Begun::now())
     }
@@ -54,9 +54,8 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// Refuses what [`start`](Self::start) does, but never at once: first the future is `Pending`, and the
-    /// task woken. The work is cut where a poll ends, which a loop that tries again until it succeeds
-    /// would never come to otherwise.
+    /// As [`start`](Self::start), but before a refusal the future returns `Pending` once and wakes its task. The work
+    /// is cut at the end of a poll, which a loop that retries until it succeeds would otherwise never reach.
     ///
     /// # Examples
     ///
@@ -81,7 +80,7 @@ impl Query {
         }
     }
 
-    /// The same of a statement of this kind that has begun just now.
+    /// As `start`, for a statement of this kind whose wait has just begun.
     pub(crate) fn start_as(
         kind: Kind,
         key: Key,
@@ -107,9 +106,10 @@ impl Query {
 
     /// How many statements this process has executed where no unit of work was running.
     ///
-    /// They are in no report. Many of them mean that work escapes its budget: a task spawned without
-    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without a budget at all. Where a budget
-    /// limits statements and all of its work's seem to be among them, an event at WARN tells so, once a name.
+    /// They are in no report. A high number means that work escapes its budget: a task that was spawned without
+    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without any budget. If a budget
+    /// limits statements, and all statements of its work seem to be among these, one event for each name warns of
+    /// that.
     #[must_use]
     pub fn unattributed() -> u64 {
         unattributed()
@@ -121,7 +121,7 @@ impl Query {
         self.recorded.add_rows(rows);
     }
 
-    /// Stops the clock: a result is there, and the caller does something with it.
+    /// Stops the clock, because a result has arrived and the caller is using it.
     pub fn pause(&mut self) {
         if let Some(since) = self.waiting_since.take() {
             self.waited = self.waited.saturating_add(since.elapsed());
@@ -129,7 +129,7 @@ impl Query {
         }
     }
 
-    /// Starts the clock again: the next result is waited for.
+    /// Starts the clock again, because the caller is waiting for the next result.
     pub fn resume(&mut self) {
         if self.meter.is_some() && self.waiting_since.is_none() {
             let now = Instant::now();
@@ -138,7 +138,7 @@ impl Query {
         }
     }
 
-    /// Whether the work that waits for it is being ended from outside.
+    /// Whether the work that is waiting for it is being dropped or cut.
     #[cfg(feature = "sqlx")]
     pub(crate) fn is_abandoned(&self) -> bool {
         self.meter.as_ref().is_some_and(|meter| meter.is_abandoned())
@@ -146,7 +146,7 @@ impl Query {
 
     /// Counts one more statement of a batch that was sent as one text.
     ///
-    /// It has been executed, but past a hard limit nobody gets its answer.
+    /// It has been executed, but past a hard limit its result is withheld.
     #[cfg(feature = "sqlx")]
     pub(crate) fn count_next_of_batch(&mut self) -> Result<(), Cut> {
         self.charge(|meter, key| meter.add(Resource::Queries, 1, Suspect::Statement(key)));
@@ -155,7 +155,7 @@ impl Query {
         chain.find_map(|meter| meter.refuse_answer()).map_or(Ok(()), Err)
     }
 
-    /// Whether so many rows more cross a limit.
+    /// Whether this many more rows would cross a limit.
     #[cfg(feature = "sqlx")]
     pub(crate) fn crosses_with_rows(&self, rows: u64) -> bool {
         let crosses = |meter: &Meter| {

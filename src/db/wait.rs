@@ -1,4 +1,4 @@
-//! Waits that are not statements: for a connection, and for a transaction to begin or to end.
+//! Waits that are not statements: for a connection, and for the begin or end of a transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ impl ConnectionWait {
         Self(begun)
     }
 
-    /// The connection is there, and what it was for begins.
+    /// Ends the wait, and starts what the connection is needed for.
     pub(crate) fn end(mut self) -> Begun {
         self.0.next(Self::charge)
     }
@@ -59,12 +59,12 @@ impl TransactionWait {
         Ok(Self(begun, recorded))
     }
 
-    /// Whether the work that waits for it is being ended from outside.
+    /// Whether the work that is waiting is being dropped or cut.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.0.meter().is_some_and(|meter| meter.is_abandoned())
     }
 
-    /// Asks whether the work has got all that it asked for.
+    /// Returns an error if anything was refused to the work.
     pub(crate) fn may_commit() -> Result<(), Cut> {
         let meter = scope::current();
         let refused = meter.iter().flat_map(|meter| meter.chain()).find(|meter| meter.is_refused());
@@ -72,7 +72,7 @@ impl TransactionWait {
         cut.map_or(Ok(()), |cut| Err(cut.clone()))
     }
 
-    /// Waits for a transaction, counted before, to end.
+    /// Starts the wait for the end of a transaction, which was counted when it began.
     pub(crate) fn end() -> Self {
         let begun = Begun::now();
         begun.note(WaitFor::Transaction);
@@ -92,7 +92,7 @@ impl Drop for TransactionWait {
     }
 }
 
-/// Something that is not counted and not timed, but that the work may be ended in the middle of.
+/// An operation that is neither counted nor timed, but during which the work may be cut or dropped.
 pub(crate) struct Uncounted(Option<Arc<Meter>>);
 
 impl Uncounted {
@@ -100,7 +100,7 @@ impl Uncounted {
         Self(scope::current())
     }
 
-    /// Whether the work that waits for it is being ended from outside.
+    /// Whether the work that is waiting is being dropped or cut.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_some_and(|meter| meter.is_abandoned())
     }

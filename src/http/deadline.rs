@@ -1,4 +1,4 @@
-//! Our deadline, which goes along with the calls of clients.
+//! Sends the deadline of the work along with the calls of HTTP clients.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::budget::Budget;
 
 /// Sends what is left of the [`total_time`](Budget::total_time) along with each call of an HTTP client.
 ///
-/// As `grpc-timeout` and as `x-request-timeout-ms`, unless the request has a shorter one already. Outside
-/// every unit of work, or without a hard total time, nothing is sent. A service that is told so with
-/// [`BudgetLayer::with_incoming_deadlines`](super::BudgetLayer::with_incoming_deadlines) honours it.
+/// It is sent in the headers `grpc-timeout` and `x-request-timeout-ms`, unless the request has a shorter deadline
+/// already. Outside of all units of work, or without a hard total time, nothing is sent. A service with
+/// [`BudgetLayer::with_incoming_deadlines`](super::BudgetLayer::with_incoming_deadlines) obeys these headers.
 ///
 /// # Examples
 ///
@@ -44,7 +44,7 @@ use crate::budget::Budget;
 pub struct DeadlineLayer;
 
 impl DeadlineLayer {
-    /// The layer; it has no settings.
+    /// Creates the layer, which has no settings.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -59,7 +59,7 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// A client that sends the time left along. See [`DeadlineLayer`].
+/// A client that sends the time left along with each call. See [`DeadlineLayer`].
 #[derive(Debug, Clone)]
 pub struct DeadlineService<S> {
     inner: S,
@@ -71,12 +71,12 @@ impl<S> DeadlineService<S> {
         &self.inner
     }
 
-    /// The inner client, to be changed.
+    /// The inner client, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Takes the inner client out.
+    /// Returns the inner client.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -99,7 +99,7 @@ where
         if let Some(left) = Budget::remaining_time() {
             let headers = request.headers_mut();
             let (grpc, plain) = values(left);
-            // A header that is there may be of a proxy that passes on what it was sent.
+            // A proxy may pass on the header that it has received.
             if parsed(headers, &GRPC_TIMEOUT, grpc_timeout).is_none_or(|there| there > left) {
                 headers.insert(GRPC_TIMEOUT, grpc);
             }
@@ -111,7 +111,7 @@ where
     }
 }
 
-/// The values of both headers, rounded down: a caller must not promise more than it has.
+/// The values of both headers, rounded down, so that the callee never gets more time than is left.
 fn values(left: Duration) -> (HeaderValue, HeaderValue) {
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     let grpc = match millis {

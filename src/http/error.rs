@@ -1,4 +1,4 @@
-//! Errors of bodies and of calls: the wrapped one's own, or the cut.
+//! Errors of bodies and of calls: either the inner error, or the cut.
 
 use std::error::Error;
 use std::fmt;
@@ -8,21 +8,21 @@ use h2::Reason;
 
 use crate::error::Cut;
 
-/// Any error, as tower's stacks pass them on.
+/// The boxed error that tower's services use.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The error of a [`ResponseBody`](super::ResponseBody): the body's own, or the cut.
+/// The error of a [`ResponseBody`](super::ResponseBody): that of the inner body, or the cut.
 ///
-/// An error is the only way to end a body early that a client can tell from its end. hyper resets an HTTP/2
-/// stream with the reason that it finds in the chain of the error's sources: that of the body's own error
+/// An error is the only way to end a body early that a client can distinguish from its regular end. hyper resets an
+/// HTTP/2 stream with the reason that it finds in the chain of the error's sources: that of the inner body's error
 /// is found as without the layer, and a cut resets with `CANCEL`.
 ///
-/// It prints as what it holds, and [`source`](Error::source) is the source of that. What has no source is
-/// its own, so that whoever looks for a type in the chain finds it.
+/// Its `Display` is that of the error it holds, and [`source`](Error::source) is the source of that error. If that
+/// has no source, [`source`](Error::source) is the error itself, so that a search of the chain for a type finds it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a body fails by itself or is cut; there is no third")]
 pub enum BodyError {
-    /// The error of the wrapped body; prints as that error does.
+    /// The error of the inner body, with the same `Display`.
     Inner(Box<dyn Error + Send + Sync>),
     /// A hard limit was crossed before the end.
     Cut(Cut),
@@ -30,32 +30,32 @@ pub enum BodyError {
 
 /// The error of a call through an [`ExternalService`](super::ExternalService).
 ///
-/// The error of the client is boxed, as usual in tower; `downcast_ref` has its type back. It prints as what
-/// it holds, and [`source`](Error::source) is the source of that. What has no source is its own, so that
-/// whoever looks for a type in the chain finds it.
+/// The error of the client is boxed, as usual in tower; `downcast_ref` recovers its type. The `Display` is that of
+/// the error it holds, and [`source`](Error::source) is the source of that error. If that has no source,
+/// [`source`](Error::source) is the error itself, so that a search of the chain for a type finds it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a call fails by itself or is cut; there is no third")]
 pub enum ExternalError {
-    /// The error of the client; prints as that error does.
+    /// The error of the client, with the same `Display`.
     Inner(Box<dyn Error + Send + Sync>),
-    /// The time for the call was up, or it was refused.
+    /// The call exceeded its timeout, or was refused.
     Cut(Cut),
 }
 
 impl BodyError {
-    /// The end of a body that is cut.
+    /// Creates the error of a body that is cut.
     pub(super) fn cut(cut: Cut) -> Self {
         Self::Cut(cut.meaning(Arc::new(h2::Error::from(Reason::CANCEL))))
     }
 }
 
 impl ExternalError {
-    /// The error of the client.
+    /// Wraps the error of the client.
     pub(super) fn inner(error: impl Into<BoxError>) -> Self {
         Self::Inner(error.into())
     }
 
-    /// A call that is cut.
+    /// Creates the error of a call that is cut.
     pub(super) fn cut(cut: Cut) -> Self {
         Self::Cut(cut)
     }
@@ -97,12 +97,12 @@ impl Error for ExternalError {
     }
 }
 
-/// What comes next in the chain of an error that prints as this one does.
+/// The next error in the chain after a wrapper that has the same `Display` as this one.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     error.source().unwrap_or(error)
 }
 
-/// What these errors hold, for whoever looks for a cut in it.
+/// The error that one of these errors holds, for the search for a cut.
 pub(crate) fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let body = error.downcast_ref::<BodyError>().map(|error| match error {
         BodyError::Inner(error) => &**error as &'a (dyn Error + 'static),

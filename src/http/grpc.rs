@@ -1,4 +1,4 @@
-//! gRPC: which requests are calls, what a call is answered when it is cut, and how it has ended.
+//! gRPC: recognises calls, answers calls that are cut, and reads the outcome of a call.
 
 use bytes::{Buf, Bytes};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -16,12 +16,11 @@ const DEADLINE_EXCEEDED: u8 = 4;
 const RESOURCE_EXHAUSTED: u8 = 8;
 const UNIMPLEMENTED: u8 = 12;
 
-/// Answers a gRPC call that was cut with its headers alone: `DEADLINE_EXCEEDED` where the time was up,
-/// `RESOURCE_EXHAUSTED` at every other limit.
+/// Answers a gRPC call that was cut by a trailers-only response: `DEADLINE_EXCEEDED` if the time was up, and
+/// `RESOURCE_EXHAUSTED` for every other limit.
 ///
-/// It is what a layer without a [`Reject`] of the user's answers requests with
-/// `content-type: application/grpc`. The message says of the reason only what
-/// [`with_limits`](Self::with_limits) asks for.
+/// A layer without a [`Reject`] of the user's answers requests with `content-type: application/grpc` in this way.
+/// The message names the limit only if [`with_limits`](Self::with_limits) is set.
 ///
 /// # Examples
 ///
@@ -41,13 +40,13 @@ pub struct GrpcStatus {
 }
 
 impl GrpcStatus {
-    /// A status that says nothing of the inside.
+    /// Creates a status that does not name the limit.
     #[must_use]
     pub const fn new() -> Self {
         Self { names_limits: false }
     }
 
-    /// Also names what was used, how much of it, and the limit.
+    /// Also names the resource, what was used of it, and the limit.
     #[must_use]
     pub const fn with_limits(mut self) -> Self {
         self.names_limits = true;
@@ -96,26 +95,26 @@ fn code(resource: Resource) -> u8 {
     }
 }
 
-/// A message as gRPC wants it: printable ASCII, the rest and `%` as the hexadecimal of each byte.
+/// Percent-encodes a message as gRPC requires: printable ASCII stays, except `%`.
 fn encoded(message: &str) -> HeaderValue {
     use std::fmt::Write;
     let mut text = String::with_capacity(message.len());
     for byte in message.bytes() {
         match byte {
             b' '..=b'$' | b'&'..=b'~' => text.push(char::from(byte)),
-            // Writing to a string cannot fail.
+            // Writing into a string cannot fail.
             _ => drop(write!(text, "%{byte:02X}")),
         }
     }
     HeaderValue::try_from(text).expect("printable ASCII")
 }
 
-/// Whether a request is a gRPC call; asks for the header of POSTs only, which calls are.
+/// Whether a request is a gRPC call; reads the header only of POST requests, which all calls are.
 pub(super) fn is_call<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && is_grpc(request.headers())
 }
 
-/// Whether a route is that of a service, as tonic gives it to axum: "/pkg.Service/{*rest}".
+/// Whether a route is that of a service, as tonic registers it with axum: "/pkg.Service/{*rest}".
 #[cfg(feature = "axum")]
 pub(super) fn is_service(route: &str) -> bool {
     let service = route.strip_prefix('/').and_then(|route| route.strip_suffix("/{*rest}"));
@@ -132,9 +131,9 @@ fn status_in(headers: &HeaderMap) -> Option<u8> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// How a call has ended by what its headers or trailers say; nothing if they say nothing.
+/// The outcome of a call by the `grpc-status` in its headers or trailers; `None` without one.
 ///
-/// Those codes are errors that are the server's: the others are answers, as 404 is.
+/// Only codes that mean a failure of the server are errors. The others are answers, as 404 is.
 pub(super) fn outcome(headers: &HeaderMap) -> Option<Outcome> {
     const UNKNOWN: u8 = 2;
     const INTERNAL: u8 = 13;
@@ -148,20 +147,20 @@ pub(super) fn outcome(headers: &HeaderMap) -> Option<Outcome> {
     })
 }
 
-/// Whether an answer shows that the method exists.
+/// Whether a response shows that the method exists.
 pub(super) fn shows_the_method(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_success() && status_in(headers) != Some(UNIMPLEMENTED)
 }
 
-/// Where in the messages of a stream it stands: trailers in the middle of one would not end it.
+/// The position within the messages of a stream, because trailers may be sent only between two messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Framing {
-    /// Of the five bytes before each message, those that have been there, and the length in them.
+    /// Inside the prefix of five bytes: how many of them have passed, and the length read so far.
     prefix: u8,
     length: u32,
-    /// Of the message, those that are still to come.
+    /// Inside a message: how many of its bytes are still to come.
     left: u32,
-    /// It was data that cannot be followed.
+    /// Unknown, because the data does not have this form.
     is_lost: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How long the server waits for the next piece of a body.
+//! The limit on how long the server waits for the next frame of a body.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::scope::Work;
 use crate::time::{Instant, nanos};
 
-/// A wait for the next piece whose length matters.
+/// Bounds the wait for the next frame.
 #[derive(Debug)]
 pub(super) struct Wait {
     since: Instant,
@@ -25,7 +25,7 @@ pub(super) struct Wait {
 pub(super) struct Idle(Option<Box<Wait>>);
 
 impl Idle {
-    /// Whether the wait has been too long; if not, the task will be woken when it is.
+    /// Polls the timer; returns whether the wait has been too long, and otherwise wakes the task when it is.
     pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> Option<Cut> {
         let limits = work.meter()?.limits();
         if !limits.names(Resource::BodyIdle) {
@@ -41,13 +41,13 @@ impl Idle {
         is_elapsed.then(|| work.was_idle(wait.since.elapsed()))
     }
 
-    /// Whether there is a wait to be [ended](Self::end).
+    /// Whether a wait is running, which has to be [ended](Self::end).
     #[inline]
     pub(super) fn is_waiting(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Ends the wait: a piece is there, or the end.
+    /// Ends the wait, because a frame or the end has arrived.
     pub(super) fn end(&mut self, work: &Work) {
         if let (Some(wait), Some(meter)) = (self.0.take(), work.meter()) {
             let waited = wait.since.elapsed();
@@ -60,7 +60,7 @@ impl Idle {
 impl Drop for Idle {
     #[inline]
     fn drop(&mut self) {
-        // Made aside, so freed aside.
+        // Allocated aside, so it is freed aside.
         if let Some(wait) = self.0.take() {
             memory::aside(|| drop(wait));
         }

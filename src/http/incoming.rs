@@ -1,4 +1,4 @@
-//! What the headers of a request tell about its time: the caller's deadline, and how long it has waited.
+//! Reads headers about the time of a request: the deadline of the caller, and how long the request has waited.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,36 +10,36 @@ use crate::report::seldom::Seldom;
 
 /// The deadline of gRPC: digits, at most eight, and a unit (`H`, `M`, `S`, `m`, `u`, `n`).
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// The same for plain HTTP: the time left, in milliseconds.
+/// The deadline for plain HTTP: the time left, in milliseconds.
 pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// When the request reached the first proxy: seconds with a fraction, as nginx sends it
 /// (`t=1512379167.574`), or milli-, micro- or nanoseconds, as Heroku (`1512379167574`) and Apache do.
 pub const REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
-/// The same under another name, which older proxies use.
+/// The same time under the name that older proxies use.
 pub const QUEUE_START: HeaderName = HeaderName::from_static("x-queue-start");
 
-/// What the headers of a request may tell about its time.
+/// Which headers about the time of a request are read.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Incoming {
     pub(super) honours_deadline: bool,
     pub(super) queue_time: QueueTime,
 }
 
-/// What becomes of the time that a request waited before it reached the service.
+/// What is done with the time that a request waited before it reached the service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueTime {
-    /// It is not looked at.
+    /// It is ignored.
     #[default]
     Ignored,
-    /// It is in [`Usage::queue_time`](crate::Usage::queue_time).
+    /// It is reported as [`Usage::queue_time`](crate::Usage::queue_time).
     Measured,
-    /// It is measured, and taken from the [`total_time`](Budget::total_time).
+    /// It is reported, and subtracted from the [`total_time`](Budget::total_time).
     Charged,
 }
 
 impl Incoming {
-    /// The budget that is left for a request with these headers, and how long the request has waited.
+    /// The budget of a request with these headers, and how long the request has waited.
     #[inline]
     pub(super) fn apply(self, budget: Budget, headers: &HeaderMap) -> (Budget, Option<Duration>) {
         if self.honours_deadline || self.queue_time != QueueTime::Ignored {
@@ -74,7 +74,7 @@ fn caller_s_deadline(headers: &HeaderMap) -> Option<Duration> {
     [grpc, plain].into_iter().flatten().min()
 }
 
-/// The value of a header; one that makes no sense is ignored, with an event once in a while.
+/// The value of a header; an invalid one is ignored, with at most one event a minute.
 pub(super) fn parsed<T>(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -88,10 +88,10 @@ pub(super) fn parsed<T>(
     parsed
 }
 
-/// Since when the request has waited: by the first of the proxies, where several have sent a time.
+/// When the request began to wait: the earliest time, where several proxies have sent one.
 fn longest_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let wait = |name: &HeaderName, value: &HeaderValue| {
-        // Proxies add a header of their own, or join theirs to one that is there.
+        // A proxy adds a second header, or appends its value to the present one.
         let times = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         let wait = |time| {
             let waited = str::from_utf8(time).ok().and_then(|time| waited_since(time, now));
@@ -107,7 +107,7 @@ fn longest_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     [&REQUEST_START, &QUEUE_START].into_iter().filter_map(waits).max()
 }
 
-/// Says that a header, or a part of one, is ignored: whoever sends it can send it a thousand times a second.
+/// Emits an event that a header, or a part of one, is ignored; rate limited, since a client can provoke it.
 #[cold]
 fn ignore(name: &HeaderName, value: &[u8]) {
     static SAID: Seldom = Seldom::new();
@@ -124,7 +124,7 @@ fn ignore(name: &HeaderName, value: &[u8]) {
     }
 }
 
-/// Digits alone: no sign, no white space, nothing that does not fit.
+/// Parses digits only: no sign, no white space, no overflow.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -150,14 +150,14 @@ pub(super) fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// How long ago that was; the future is the clocks of two machines, and counts as now.
+/// How long ago a moment was; one in the future, by the clock of another machine, counts as now.
 fn waited_since(text: &str, now: SystemTime) -> Option<Duration> {
     const LONGEST: Duration = Duration::from_secs(24 * 3_600);
     let text = text.strip_prefix("t=").unwrap_or(text);
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let (whole, places) = (digits(whole)?, u32::try_from(fraction.len()).ok()?);
     let fraction = digits(fraction).filter(|_| places <= 9)?;
-    // Seconds have ten digits until the year 2286; what is larger is in smaller units.
+    // A time in seconds has ten digits until the year 2286; larger numbers are in smaller units.
     let unit: u64 = match whole {
         1..10_000_000_000 => 1_000_000_000,
         10_000_000_000..10_000_000_000_000 => 1_000_000,

@@ -1,36 +1,36 @@
-//! In which order the layers of a service go, and why.
+//! The order of layers around a service, and the reasons for it.
 //!
-//! From the outside in, as a [`ServiceBuilder`](https://docs.rs/tower) has them:
+//! From the outermost to the innermost, as in a [`ServiceBuilder`](https://docs.rs/tower):
 //!
 //! | layer | why there |
 //! |---|---|
-//! | `CatchPanicLayer` | what panics further in is reported here as panicked, and answered there |
-//! | `SetRequestIdLayer`, `TraceLayer` | the events of the budget are in the request's span |
-//! | `CompressionLayer` | so that `response_bytes` are those of the service; inside, those on the wire |
-//! | `TimeoutLayer`, with more time than `total_time` | only a net: it cuts without saying why |
-//! | `CorsLayer`, `ValidateRequestHeaderLayer` | the answer to a request that was cut has their headers, too |
+//! | `CatchPanicLayer` | a panic further in is reported by the budget, and answered by this layer |
+//! | `SetRequestIdLayer`, `TraceLayer` | the events of the budget are emitted in the span of the request |
+//! | `CompressionLayer` | `response_bytes` are those of the service; if it were further in, those on the wire |
+//! | `TimeoutLayer`, with more time than `total_time` | a safety net only, because it does not name a cause |
+//! | `CorsLayer`, `ValidateRequestHeaderLayer` | the response to a request that was cut has their headers, too |
 //! | **`BudgetLayer`** | |
 //! | `LoadShedLayer` over `ConcurrencyLimitLayer`, `BufferLayer` | see below |
 //! | the service | |
 //!
-//! * What is outside is not counted, and what it adds is on every answer, that to a request that was cut
-//!   included. What is inside is counted, and is not there on that answer.
-//! * `HandleErrorLayer` goes outside of everything that can fail, ours or not: errors pass through this layer as
-//!   they are. This layer itself never fails; a cut is an answer.
+//! * A layer outside of the budget is not counted, and what it adds is on every response, also on that to a request
+//!   that was cut. A layer inside is counted, and adds nothing to the response to a request that was cut.
+//! * `HandleErrorLayer` goes outside of everything that can fail: errors pass through this layer unchanged. This
+//!   layer itself never fails; a cut is a response.
 //! * With axum, `Router::layer` runs after routing, so requests are named by their route. A layer that spawns
-//!   the handler goes outside of this one: a spawned task is not counted.
-//! * Layers that answer by themselves (`CorsLayer`, `TimeoutLayer`, `ValidateRequestHeaderLayer`) ask that the
-//!   body of what is inside of them have a default. That of this layer has one; that of `TraceLayer` has
-//!   none, so `TraceLayer` goes outside of them, or in a `Router::layer` of its own.
+//!   the handler goes outside of this one, because a spawned task is not counted.
+//! * Layers that respond by themselves (`CorsLayer`, `TimeoutLayer`, `ValidateRequestHeaderLayer`) require that the
+//!   body of the service inside of them implements `Default`. The body of this layer does; that of `TraceLayer` does
+//!   not, so `TraceLayer` goes outside of them, or in a `Router::layer` of its own.
 //!
-//! # What waits until it is ready
+//! # Layers that wait until they are ready
 //!
 //! In one `ServiceBuilder`, a layer further in can wait in `poll_ready`, before it is called: for a permit of
-//! `ConcurrencyLimitLayer`, for a place in the queue of `BufferLayer`. There is no request yet, so no budget
-//! bounds that wait, and it is in no account. The remedies:
+//! `ConcurrencyLimitLayer`, or for a slot in the queue of `BufferLayer`. At that point there is no request, so no
+//! budget bounds that wait, and it is not counted. The remedies:
 //!
-//! * Two calls of `Router::layer`, the limit first and the budget second. A router asks whether its routes are
-//!   ready once the request is there, so `total_time` bounds the wait:
+//! * Two calls of `Router::layer`, the limit first and the budget second. A router polls the readiness of its routes
+//!   after it has received the request, so `total_time` bounds the wait:
 //!
 //!   ```
 //!   # use axum::{Router, routing::get};
@@ -44,8 +44,8 @@
 //!       .layer(ConcurrencyLimitLayer::new(100))
 //!       .layer(BudgetLayer::new(budget));
 //!   ```
-//! * `LoadShedLayer` right outside of the limit: nothing waits, and what finds no place is answered at once by
-//!   a `HandleErrorLayer`.
+//! * `LoadShedLayer` directly outside of the limit: nothing waits, and a request above the limit is answered at once
+//!   by a `HandleErrorLayer`.
 //!
 //! # gRPC
 //!
@@ -56,5 +56,5 @@
 //! # Over the wire
 //!
 //! A body that is cut resets its HTTP/2 stream with `CANCEL`; over HTTP/1.1 the connection is closed before the
-//! last chunk. An HTTP/1.0 client that is sent a body of unknown length takes its end for the end of the
-//! connection: it can tell a cut from the whole only where there is a `content-length`.
+//! last chunk. For an HTTP/1.0 client the end of the connection is the end of a body of unknown length, so it can
+//! distinguish a cut from the complete body only if there is a `content-length`.

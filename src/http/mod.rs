@@ -1,7 +1,7 @@
 //! A budget for every HTTP request of a tower service.
 //!
 //! The unit of work is one exchange, from the call of the service to the end of the response body.
-//! It works around anything that is a `Service<http::Request<_>>`: an axum router, a hyper service.
+//! The layer works around every `Service<http::Request<_>>`, such as an axum router or a hyper service.
 //!
 //! # Examples
 //!
@@ -26,14 +26,14 @@
 //! # Where to put the layer
 //!
 //! With axum's `Router::layer` the name of the work is the route that matched, and a policy can
-//! choose the budget by it, for the price of one boxed route, 100 to 150 ns a request, in axum itself.
-//! Around the whole router (`ServiceBuilder`, or the layer called on the router) that price falls away,
-//! but routing has not happened yet: the work is then named by its method alone.
+//! choose the budget by it. That costs one boxed route in axum itself, 100 to 150 ns a request.
+//! Around the whole router (`ServiceBuilder`, or the layer called on the router) this cost is avoided,
+//! but routing has not happened yet, so the work is named by its method alone.
 //!
-//! In which order it goes among other layers, and why: [`layers`].
+//! For the order among other layers, and the reasons, see [`layers`].
 //!
 //! A layer inside a layer makes two units of work: what happens inside both is charged to both, and
-//! each reports once.
+//! each is reported once.
 
 mod body;
 mod deadline;

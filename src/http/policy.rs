@@ -1,4 +1,4 @@
-//! Which budget and which name a request gets.
+//! Traits that choose the budget and the name of a request.
 
 use http::Request;
 
@@ -14,8 +14,8 @@ use crate::report::{Name, Verb};
 ///
 /// # Panics
 ///
-/// It should not panic. If it does, the panic is caught, said in an event once in a while, and the request
-/// goes on under a budget without limits.
+/// It should not panic. If it does, the panic is caught and reported by at most one event a minute, and the request
+/// continues under a budget without limits.
 ///
 /// # Examples
 ///
@@ -58,9 +58,9 @@ where
 /// Names the unit of work that a request is.
 ///
 /// Implemented by closures that take the request and return anything that is a [`Name`]. A panic is caught as
-/// that of a [`Policy`] is; the request is then named [by its route](ByRoute).
+/// that of a [`Policy`]; the request is then named [by its route](ByRoute).
 pub trait Naming<B> {
-    /// The name of this request. Never the raw path: there is no end to these.
+    /// The name of this request. It must not be the raw path, because the number of paths is unbounded.
     fn name(&self, request: &Request<B>) -> Name;
 }
 
@@ -80,8 +80,8 @@ where
 /// nothing matches) the name is "GET (no route)". A method that HTTP does not define is "_OTHER".
 ///
 /// A gRPC call (`content-type: application/grpc`) is named by its method: "/pkg.Service/Method". Clients
-/// can ask for methods that do not exist: at most 32 names are given to what has not answered yet, or only
-/// with `UNIMPLEMENTED`, and at most 512 in all; every other call is "_other".
+/// can call methods that do not exist, so the number of names is bounded: at most 32 methods that have not answered
+/// yet, or only with `UNIMPLEMENTED`, and at most 512 in total get a name. Every other call is "_other".
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct ByRoute;

@@ -11,8 +11,8 @@ use crate::violation::Violation;
 
 /// Answers a request that was cut with `503` and JSON problem details (RFC 9457).
 ///
-/// Says that a limit was exceeded; which one, and by how much, only where
-/// [`with_limits`](Self::with_limits) asks for it. Never the statement or the system that caused it.
+/// The details state that a limit was exceeded. They name the limit, and by how much it was exceeded, only if
+/// [`with_limits`](Self::with_limits) is set, and never the statement or the system that caused it.
 ///
 /// # Examples
 ///
@@ -44,20 +44,20 @@ pub struct ProblemDetails {
 }
 
 impl ProblemDetails {
-    /// Details that tell nothing of the inside.
+    /// Creates details that do not name the limit.
     #[must_use]
     pub const fn new() -> Self {
         Self { names_limits: false, grpc: GrpcStatus::new() }
     }
 
-    /// Also names the resource, the limit and what had been used.
+    /// Also names the resource, what was used of it, and the limit.
     #[must_use]
     pub const fn with_limits(mut self) -> Self {
         self.names_limits = true;
         self
     }
 
-    /// Answers gRPC calls with this status; unless set with one that says nothing of the inside.
+    /// Answers gRPC calls with this status; by default with one that does not name the limit.
     #[must_use]
     pub const fn with_grpc(mut self, status: GrpcStatus) -> Self {
         self.grpc = status;

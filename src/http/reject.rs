@@ -1,4 +1,4 @@
-//! The answer to a request that was cut before its own answer was there.
+//! The response to a request that was cut before its own response was ready.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use super::grpc::GrpcStatus;
 use crate::report::seldom::caught;
 use crate::violation::Violation;
 
-/// Makes the answer to a request that a hard limit cut.
+/// Creates the response to a request that a hard limit cut.
 ///
-/// Implemented by closures. Without one the answer is `503 Service Unavailable`, and that of a gRPC call a
-/// [`GrpcStatus`]. Both say nothing of the reason; a violation can name statements, so think before you send
-/// it out.
+/// Implemented by closures. By default the response is `503 Service Unavailable`, and that of a gRPC call a
+/// [`GrpcStatus`]. Neither names the reason; a violation can contain statements, so consider that before sending
+/// it to a client.
 ///
 /// # Panics
 ///
-/// It should not panic. If it does, the panic is caught, said in an event once in a while, and the answer is
-/// the one without it.
+/// It should not panic. If it does, the panic is caught and reported by at most one event a minute, and the default
+/// response is sent.
 ///
 /// # Examples
 ///
@@ -37,21 +37,21 @@ use crate::violation::Violation;
 /// # let _ = layer;
 /// ```
 pub trait Reject: Send + Sync + 'static {
-    /// The answer to work that this violation ended.
+    /// Creates the response to a request that this violation ended.
     fn reject(&self, violation: &Violation) -> Response<Bytes>;
 
-    /// The same for work whose request is known, which it is if [`sees_requests`](Self::sees_requests).
+    /// The same with the head of the request, if [`sees_requests`](Self::sees_requests) is true.
     fn reject_request(&self, violation: &Violation, request: &Parts) -> Response<Bytes> {
         let _ = request;
         self.reject(violation)
     }
 
-    /// The same for a gRPC call, if the request is not to be seen.
+    /// The same for a gRPC call, if [`sees_requests`](Self::sees_requests) is false.
     fn reject_call(&self, violation: &Violation) -> Response<Bytes> {
         self.reject(violation)
     }
 
-    /// Whether the head of each request is to be kept, which copies it, until the answer is there.
+    /// Whether the head of each request is copied and kept until its response is ready.
     fn sees_requests(&self) -> bool {
         false
     }
@@ -77,7 +77,7 @@ where
     }
 }
 
-/// The answer to work that was cut: the user's, or else ours.
+/// The response to a request that was cut: that of the user's `Reject`, or the default one.
 pub(super) fn answer(
     own: Option<&dyn Reject>,
     violation: &Violation,
@@ -109,7 +109,7 @@ impl fmt::Debug for dyn Reject {
     }
 }
 
-/// The answer where the user chose none.
+/// The default response.
 fn unavailable() -> Response<Bytes> {
     let mut answer = Response::new(Bytes::from_static(b"service unavailable\n"));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

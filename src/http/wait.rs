@@ -1,4 +1,4 @@
-//! The deadline of a body that is waited for.
+//! The timer for the deadline of a body.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -7,14 +7,14 @@ use crate::deadline::Timer;
 use crate::memory;
 use crate::scope::Work;
 
-/// The timer for the deadline of the work, once a piece of the body has been waited for.
+/// The timer for the deadline of the work; created when a frame of the body is pending for the first time.
 ///
-/// In a box: most bodies are complete at once, and are moved about until they are polled.
+/// It is boxed to keep the body small: most bodies are complete at once, and are moved before they are polled.
 #[derive(Debug, Default)]
 pub(super) struct Deadline(Option<Box<Timer>>);
 
 impl Deadline {
-    /// Whether the time of the work is up; if not, the task will be woken when it is.
+    /// Polls the timer; returns whether the time of the work is up, and otherwise wakes the task when it is.
     #[inline(never)]
     pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> bool {
         let timer = self.0.get_or_insert_with(|| {
@@ -28,7 +28,7 @@ impl Deadline {
 impl Drop for Deadline {
     #[inline]
     fn drop(&mut self) {
-        // Made aside, so freed aside.
+        // Allocated aside, so it is freed aside.
         if let Some(timer) = self.0.take() {
             memory::aside(|| drop(timer));
         }

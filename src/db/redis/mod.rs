@@ -36,29 +36,28 @@ use crate::report::unmeasured::caches_are_metered;
 
 /// A connection to Redis whose round trips are counted, timed and refused.
 ///
-/// Around any [`ConnectionLike`]: a multiplexed connection, a `ConnectionManager`, a connection to a cluster.
-/// It is one itself, so that commands, pipelines and scripts stay as they are. Clones share the connection
+/// It wraps any [`ConnectionLike`]: a multiplexed connection, a `ConnectionManager`, a connection to a cluster.
+/// It implements that trait itself, so commands, pipelines and scripts stay unchanged. Clones share the connection
 /// if those of the inner one do.
 ///
-/// Each command and each pipeline is one round trip, of
-/// [`cache_calls`](crate::Budget::cache_calls) with its time, and none of the queries. Commands are the same for
-/// [`repeated_cache_calls`](crate::Budget::repeated_cache_calls) if they have the same name, and a first key that
-/// differs in ids only: `GET user:7` and `GET user:8` are both `GET user:*`. No value gets into a report.
+/// Each command and each pipeline is one round trip, counted in
+/// [`cache_calls`](crate::Budget::cache_calls) with its time, and not as a query. Commands are the same for
+/// [`repeated_cache_calls`](crate::Budget::repeated_cache_calls) if they have the same name, and their first keys
+/// differ only in ids: `GET user:7` and `GET user:8` are both `GET user:*`. Reports contain no values.
 ///
 /// # Errors
 ///
-/// What a hard limit forbids is not sent: the error of the command holds the cut, which
-/// [`Cut::find`] finds. It never comes at once: first the future is `Pending`, so that a loop that
-/// tries again is cut.
+/// A command that a hard limit refuses is not sent. Its error contains the cut, which [`Cut::find`] finds. The future
+/// of a refused command returns `Pending` first, so that the work can be cut even in a loop that retries.
 ///
 /// # Cancellation
 ///
-/// A command that is dropped midway was counted, with its time until then. How long a command may take
-/// is up to the connection: redis has a `response_timeout`.
+/// A command that is dropped midway is counted, with its time until then. How long a command may take
+/// is a setting of the connection, `response_timeout`.
 ///
 /// # Not counted
 ///
-/// Setting a connection up, messages of a subscription, what a manager sends to connect again, and
+/// The set-up of a connection, messages of a subscription, what a manager sends to reconnect, and
 /// the redirections of a cluster.
 #[derive(Debug, Clone)]
 pub struct Connection<C> {
@@ -66,7 +65,7 @@ pub struct Connection<C> {
 }
 
 impl<C> Connection<C> {
-    /// Counts what is sent on this connection.
+    /// Wraps a connection, so that what is sent on it is counted.
     pub fn new(inner: C) -> Self {
         caches_are_metered();
         Self { inner }
@@ -77,12 +76,12 @@ impl<C> Connection<C> {
         &self.inner
     }
 
-    /// The inner connection, to be changed; what is sent on it is not counted.
+    /// The inner connection, mutably; what is sent on it is not counted.
     pub fn get_mut(&mut self) -> &mut C {
         &mut self.inner
     }
 
-    /// Takes the inner connection out.
+    /// Returns the inner connection.
     pub fn into_inner(self) -> C {
         self.inner
     }
@@ -117,7 +116,7 @@ impl<C: ConnectionLike + Send> ConnectionLike for Connection<C> {
     }
 }
 
-/// The error of a command that is not sent.
+/// The error of a command that was refused.
 fn refused(cut: Cut) -> RedisError {
     io::Error::other(cut).into()
 }

@@ -1,23 +1,23 @@
-//! What commands have in common that differ in ids and values only.
+//! The shape of a command: equal for commands that differ only in ids and values.
 
 use std::fmt::Write;
 
 use ::redis::{Arg, Cmd, Pipeline};
 
-/// More kinds of commands than these are not named of a pipeline.
+/// The highest number of kinds of commands that are named of a pipeline.
 const MOST_COMMANDS: usize = 4;
-/// More parts than these are not told apart in a key.
+/// The highest number of parts of a key that are distinguished.
 const MOST_PARTS: usize = 8;
-/// A longer part of a key is taken for an id.
+/// A part of a key that is longer than this is taken for an id.
 const LONGEST_PART: usize = 32;
 
-/// Commands whose second word is not a key but the command in full.
+/// Commands whose second word belongs to the command and is not a key.
 const OF_TWO_WORDS: [&str; 16] = [
     "ACL", "BITOP", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DEBUG", "FUNCTION", "LATENCY",
     "MEMORY", "OBJECT", "PUBSUB", "SCRIPT", "SLOWLOG", "XGROUP", "XINFO",
 ];
 
-/// Commands that have values, or nothing, in the place of a key.
+/// Commands without a key after their name.
 const WITHOUT_KEY: [&str; 17] = [
     "AUTH",
     "DBSIZE",
@@ -38,7 +38,7 @@ const WITHOUT_KEY: [&str; 17] = [
     "WAIT",
 ];
 
-/// Commands that have the number of their keys, and then the keys, behind a script.
+/// Commands with a script, then the number of their keys, then the keys.
 const SCRIPTS: [&str; 6] = ["EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"];
 
 /// "GET user:*".
@@ -56,7 +56,7 @@ pub(super) fn of_command(command: &Cmd) -> String {
             shape.push_str(&word.to_ascii_uppercase());
         }
     } else if is_one_of(&SCRIPTS) {
-        // The text of a script is long, and may have values in it; its hash says nothing to anybody.
+        // The text of a script is long and may contain values, and its hash is of no use to a reader.
         words.next();
         let count = words.next();
         if count != Some(b"0".as_slice())
@@ -100,8 +100,8 @@ fn push_key(shape: &mut String, key: &[u8]) {
 
 /// Writes a key without the ids in it.
 ///
-/// Its parts are told apart by `:`, `/` and `.`. A part with a digit in it is an id, and so is a long one, and the
-/// last one where no other is: "user:alice" is "user:*".
+/// Its parts are separated by `:`, `/` and `.`. A part with a digit in it is an id, and so is a long one, and the
+/// last one if no other is: "user:alice" becomes "user:*".
 fn push_folded(shape: &mut String, key: &str) {
     const SEPARATORS: [char; 3] = [':', '/', '.'];
     let mut has_id = false;
@@ -121,7 +121,7 @@ fn push_folded(shape: &mut String, key: &str) {
             has_id = true;
             shape.push('*');
         } else {
-            // A line break in a key forges no line of a log.
+            // Escaped, so that a line break in a key does not forge a line of a log.
             let _ = write!(shape, "{}", part.escape_debug());
         }
         let Some(next) = next else { return };
