@@ -54,4 +54,4 @@ pub use events::SqlxEvents;
 pub use observed::executed;
 pub use query::Query;
 #[cfg(feature = "sqlx")]
-pub(crate) use wait::{ConnectionWait, TransactionWait, Uncounted};
+pub(crate) use wait::{ConnectionWait, TransactionWait};

@@ -1,6 +1,5 @@
 //! Waits that are not statements: for a connection, and for the begin or end of a transaction.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::begun::Begun;
@@ -89,19 +88,5 @@ impl Drop for TransactionWait {
             }
             self.1.add_time(time);
         }
-    }
-}
-
-/// An operation that is neither counted nor timed, but during which the work may be cut or dropped.
-pub(crate) struct Uncounted(Option<Arc<Meter>>);
-
-impl Uncounted {
-    pub(crate) fn start() -> Self {
-        Self(scope::current())
-    }
-
-    /// Whether the work that is waiting is being dropped or cut.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_some_and(|meter| meter.is_abandoned())
     }
 }

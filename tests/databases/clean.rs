@@ -1,7 +1,10 @@
 //! What work that hangs up leaves on its connection, and what a transaction that is dropped midway leaves.
 
+use std::cell::Cell;
 use std::future::{pending, poll_fn};
+use std::panic;
 use std::pin::pin;
+use std::sync::Once;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use request_budget::{Budget, BudgetExt};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{Executor, MySqlPool, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, Executor, MySqlPool, PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -38,6 +41,7 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("clean_mariadb_transaction_dropped_midway", |url| {
                 with_runtime(0, mariadb_midway(url))
             }),
+            ("clean_mariadb_prepare_dropped_midway", |url| with_runtime(0, mariadb_prepare(url))),
         ],
     );
     suite.without_server(&[
@@ -406,4 +410,85 @@ async fn sqlite_midway() {
         let rows = sqlx::query_scalar::<_, i64>("SELECT a FROM midway ORDER BY a");
         rows.fetch_all(&admin).await.expect("fetches")
     });
+}
+
+thread_local! {
+    /// How many panics there were on this thread, those included that the runtime catches in tasks.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+}
+
+/// A statement that is dropped after so many polls, the one in which the driver prepares it among them: by work
+/// that hangs up, or by the work itself.
+async fn mariadb_prepare(url: &str) {
+    count_panics();
+    let options = MySqlPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let plain = options.connect(url).await.expect("connects");
+    let pool = Pool::from(plain.clone());
+    let mut texts = 0..;
+    let (mut number, mut longest) = (0_i64, Duration::ZERO);
+    for (parameters, columns) in [(0, 1), (0, 4), (1, 3), (3, 1), (4, 6), (2, 0), (0, 0)] {
+        for polls in 1..=4 {
+            for (is_hang_up, is_executed) in
+                [(true, true), (true, false), (false, true), (false, false)]
+            {
+                // Each text is new to the connection, so that it is prepared.
+                let text = texts.next().expect("enough of them");
+                let text = text_with(parameters, columns, text);
+                let what = format!("{text}: {polls} polls, {is_hang_up} {is_executed}");
+                let mut connection = pool.acquire().await.expect("acquires");
+                let dropped = async {
+                    let connection = &mut *connection;
+                    let text = AssertSqlSafe(text).into_sql_str();
+                    if is_executed {
+                        let query = sqlx::query(text);
+                        let query = (0..parameters).fold(query, |query, _| query.bind(1));
+                        drop(query.execute(connection).await);
+                    } else {
+                        drop(connection.prepare(text).await);
+                    }
+                    pending::<()>().await;
+                };
+                if is_hang_up {
+                    drop(at_most(polls, dropped.budgeted("work", Budget::new())).await);
+                } else {
+                    let work = async { at_most(polls, dropped).await };
+                    work.budgeted("work", Budget::new()).await.expect("is not cut");
+                }
+                let since = Instant::now();
+                drop(connection);
+                number += 1;
+                let answer = sqlx::query_scalar::<_, i64>("SELECT CAST(? AS SIGNED)").bind(number);
+                let answer = answer.fetch_one(&plain).await.expect("fetches");
+                longest = longest.max(since.elapsed());
+                assert_eq!(answer, number, "{what}");
+                assert_eq!(PANICS.get(), 0, "{what}");
+            }
+        }
+    }
+    assert!(longest < LONG, "{longest:?}");
+}
+
+/// A text with so many parameters that returns so many columns, or nothing.
+fn text_with(parameters: usize, columns: usize, number: u32) -> String {
+    let places = vec!["?"; parameters].join(" + ");
+    match (parameters, columns) {
+        (0, 0) => format!("DO {number}"),
+        (_, 0) => format!("DO {number} + {places}"),
+        _ => {
+            let first = if parameters == 0 { "0" } else { &places };
+            let rest = format!(", {number}").repeat(columns - 1);
+            format!("SELECT {first} + {number}{rest}")
+        }
+    }
 }

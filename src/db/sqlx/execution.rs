@@ -1,8 +1,9 @@
 //! One statement on its way, and what is to be done if nobody waits for its end.
 
+use std::mem;
 use std::ops::{Deref, DerefMut};
 
-use crate::db::{Query, Uncounted};
+use crate::db::Query;
 
 /// A statement that the driver works on.
 ///
@@ -28,12 +29,6 @@ impl Watched for Option<Query> {
 }
 
 impl Watched for crate::db::TransactionWait {
-    fn is_abandoned(&self) -> bool {
-        self.is_abandoned()
-    }
-}
-
-impl Watched for Uncounted {
     fn is_abandoned(&self) -> bool {
         self.is_abandoned()
     }
@@ -73,9 +68,12 @@ impl<W: Watched> DerefMut for Execution<'_, W> {
 }
 
 /// What the driver asks the server without executing anything.
+///
+/// Dropped midway, by whomever, it is noted on the connection: MySQL's driver does not know that the answer is
+/// still to come, and would take it for that to the next statement.
 pub(super) async fn uncounted<F: Future>(asked: F, was_interrupted: &mut bool) -> F::Output {
-    let mut execution = Execution::new(Uncounted::start(), was_interrupted);
+    let before = mem::replace(was_interrupted, true);
     let answer = asked.await;
-    execution.is_over();
+    *was_interrupted = before;
     answer
 }
