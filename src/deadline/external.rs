@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -41,15 +41,10 @@ impl<F> External<F> {
     /// A call that begins now, and is made only if it is allowed.
     #[cfg(feature = "http")]
     pub(crate) fn begun(name: Cow<'static, str>, make: impl FnOnce() -> F) -> Self {
-        let call = Call::begin(&name);
-        let timer = Timer::new(deadline(&call));
+        let (call, timer) = Call::begin_timed(&name);
         let future = call.is_ok().then(make);
         Self { future, name, call: Some(call), timer }
     }
-}
-
-fn deadline(call: &Result<Call, Refusal>) -> Option<Instant> {
-    call.as_ref().ok().and_then(Call::deadline)
 }
 
 impl<F: Future> Future for External<F> {
@@ -58,30 +53,36 @@ impl<F: Future> Future for External<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if this.call.is_none() {
-            let call = Call::begin(this.name);
-            this.timer.set(Timer::new(deadline(&call)));
+            let (call, timer) = Call::begin_timed(this.name);
+            this.timer.set(timer);
             *this.call = Some(call);
         }
-        let call = match this.call.as_mut().expect("begun above") {
-            Ok(call) => call,
-            Err(refusal) => {
+        if let Ok(call) = this.call.as_mut().expect("begun above") {
+            let future = this.future.as_mut().as_pin_mut();
+            match future.expect("not polled again after it was done").poll(cx) {
+                Poll::Ready(output) => {
+                    this.future.set(None);
+                    this.timer.set(Timer::new(None));
+                    call.end();
+                    return Poll::Ready(Ok(output));
+                }
+                Poll::Pending if this.timer.as_mut().poll_elapsed(cx) => {
+                    // What the call holds is ended from outside: a statement's connection is closed.
+                    call.abandon(|| this.future.set(None));
+                    this.timer.set(Timer::new(None));
+                    let refusal = call.cut();
+                    *this.call = Some(Err(refusal));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match this.call {
+            Some(Err(refusal)) => {
                 this.future.set(None);
-                return Poll::Ready(Err(ready!(refusal.poll_cut(cx))));
+                refusal.poll_cut(cx).map(Err)
             }
-        };
-        let future = this.future.as_mut().as_pin_mut();
-        let output = match future.expect("not polled again after it was done").poll(cx) {
-            Poll::Ready(output) => Ok(output),
-            Poll::Pending if this.timer.as_mut().poll_elapsed(cx) => {
-                // What the call holds is ended from outside: a statement's connection is closed.
-                call.abandon(|| this.future.set(None));
-                Err(())
-            }
-            Poll::Pending => return Poll::Pending,
-        };
-        this.future.set(None);
-        this.timer.set(Timer::new(None));
-        Poll::Ready(output.map_err(|()| call.cut()).inspect(|_| call.end()))
+            _ => Poll::Pending,
+        }
     }
 }
 
@@ -98,6 +99,7 @@ pub(crate) struct LongCall {
     call: Call,
     timer: Timer,
     is_over: bool,
+    refusal: Option<Refusal>,
 }
 
 #[cfg(feature = "reqwest-middleware")]
@@ -108,7 +110,7 @@ impl LongCall {
             Ok(call) => call,
             Err(refusal) => return Err(refusal.await),
         };
-        Ok(Self { timer: Timer::new(call.deadline()), call, is_over: false })
+        Ok(Self { timer: Timer::new(call.deadline()), call, is_over: false, refusal: None })
     }
 
     /// Polls a piece of the call; the time is asked for after that.
@@ -117,11 +119,15 @@ impl LongCall {
         cx: &mut Context<'_>,
         piece: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, Cut>> {
+        if let Some(refusal) = &mut self.refusal {
+            return refusal.poll_cut(cx).map(Err);
+        }
         match piece(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending if !self.is_over && Pin::new(&mut self.timer).poll_elapsed(cx) => {
                 self.is_over = true;
-                Poll::Ready(Err(self.call.cut()))
+                let refusal = self.call.cut();
+                self.refusal.insert(refusal).poll_cut(cx).map(Err)
             }
             Poll::Pending => Poll::Pending,
         }
@@ -145,6 +151,13 @@ struct Call {
 }
 
 impl Call {
+    /// Begins a call, unless that is refused, and sets its timer.
+    fn begin_timed(name: &str) -> (Result<Self, Refusal>, Timer) {
+        let call = Self::begin(name);
+        let timer = Timer::new(call.as_ref().ok().and_then(Self::deadline));
+        (call, timer)
+    }
+
     fn begin(name: &str) -> Result<Self, Refusal> {
         let meter = scope::current();
         let (key, started) = (Key::of(name), Instant::now());
@@ -187,7 +200,9 @@ impl Call {
     }
 
     /// Ends the call because its time is up.
-    fn cut(&mut self) -> Cut {
+    ///
+    /// Where it had no time at all, the answer yields as that of a refusal does: nothing of it was waited for.
+    fn cut(&mut self) -> Refusal {
         let meter = self.meter.clone();
         let time = nanos(self.started.elapsed());
         self.end();
@@ -205,7 +220,12 @@ impl Call {
         }
         let limited = limiting().next();
         let limited = limited.as_deref().unwrap_or(&meter);
-        Cut::new(limited.violation(resource, Severity::Hard, time, limit, suspect))
+        let cut = Cut::new(limited.violation(resource, Severity::Hard, time, limit, suspect));
+        if limit > 0 {
+            return Refusal::of_waited(cut);
+        }
+        meter.count_refusal();
+        Refusal::new(cut)
     }
 }
 

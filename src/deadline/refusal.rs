@@ -14,7 +14,7 @@ use crate::time::Instant;
 /// long before; a task that was carried along is not, and would keep a thread busy for ever.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The answer to something that a hard limit refuses: `Pending` once, then the cut.
+/// The answer to something that a hard limit refuses: `Pending` once, unless that was waited for, then the cut.
 ///
 /// The work is cut where a poll of it ends. Answers that are ready would keep a loop which tries again until
 /// it succeeds from ever coming to that point.
@@ -35,6 +35,11 @@ enum State {
 impl Refusal {
     pub(crate) fn new(cut: Cut) -> Self {
         Self { cut, state: State::New }
+    }
+
+    /// The answer to what was waited for until its time was up: there at once.
+    pub(super) fn of_waited(cut: Cut) -> Self {
+        Self { cut, state: State::Yielded }
     }
 
     pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {

@@ -139,12 +139,17 @@ impl Meter {
     #[cold]
     fn refuse(&self, resource: Resource, suspect: Suspect) -> Cut {
         self.refused.store(true, Relaxed);
-        self.rare().refusals.fetch_add(1, Relaxed);
+        self.count_refusal();
         if self.cut().is_none() {
             let limit = self.bounds(resource, suspect).hard;
             self.cross_hard(resource, limit.saturating_add(1), limit, suspect);
         }
         self.cut().expect("a hard limit that was crossed cuts").clone()
+    }
+
+    /// Counts an answer that is no, and takes no time: see [`is_refused_often`](Self::is_refused_often).
+    pub(crate) fn count_refusal(&self) {
+        self.rare().refusals.fetch_add(1, Relaxed);
     }
 
     /// Refuses the answer to what was executed, if a hard limit has been crossed.

@@ -465,8 +465,9 @@ async fn a_timeout_of_zero_lets_through_what_is_ready() {
         ready(()).external("cache").await.unwrap();
         pending::<()>().external("payments").await.unwrap_err();
     };
-    let work = work.budgeted("order", Budget::new().external_timeout(ms(0)));
-    assert_eq!(work.now_or_never(), Some(Ok(())), "without waiting for a timer");
+    let mut work = Box::pin(work.budgeted("order", Budget::new().external_timeout(ms(0))));
+    assert!(poll_once(work.as_mut()).is_pending(), "what is cut at once yields first");
+    assert_eq!(poll_once(work.as_mut()), Poll::Ready(Ok(())), "without waiting for a timer");
 }
 
 #[tokio::test(start_paused = true)]

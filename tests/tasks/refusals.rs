@@ -1,7 +1,7 @@
 //! What is refused is not refused at once: a loop that tries again meets the cut.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -13,6 +13,7 @@ use request_budget::db::Query;
 use request_budget::http::ExternalLayer;
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, ExternalExt, Limit, Resource, task};
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{Ledger, ms};
@@ -119,6 +120,31 @@ async fn a_carried_task_that_tries_again_keeps_no_thread_busy_and_the_work_ends(
     assert_eq!(cut.violation().resource, Resource::ExternalCalls);
     assert_eq!((ledger.outcomes(), ledger.violations().len()), (vec![Outcome::Cut], 1));
     // It was left to itself. A clock that is paused goes on only while no task is ready to run.
+    let before = count.load(Relaxed);
+    tokio::time::sleep(ms(1_000)).await;
+    let tries = count.load(Relaxed) - before;
+    assert!((1..=200).contains(&tries), "{tries} tries in a second");
+}
+
+async fn never_ends() -> Result<(), request_budget::Cut> {
+    pending().external("payments").await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_tries_again_what_is_cut_is_cut_when_no_time_is_left() {
+    let budget = || Budget::new().external_timeout(ms(10)).total_time(ms(25));
+    let (count, started) = (AtomicU32::new(0), Instant::now());
+    let cut = retry(&count, never_ends).budgeted("job", budget()).await.unwrap_err();
+    assert_eq!(cut.violation().resource, Resource::TotalTime);
+    assert_eq!((count.load(Relaxed), started.elapsed()), (3, ms(25)));
+    // A carried task goes on when the work is over, and keeps no thread busy.
+    let count = Arc::new(AtomicU32::new(0));
+    let tries = Arc::clone(&count);
+    let work = async {
+        let child = task::spawn(async move { retry(&tries, never_ends).await });
+        child.await.unwrap();
+    };
+    work.budgeted("job", budget()).await.unwrap_err();
     let before = count.load(Relaxed);
     tokio::time::sleep(ms(1_000)).await;
     let tries = count.load(Relaxed) - before;
