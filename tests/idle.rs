@@ -6,10 +6,10 @@
 )]
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{Pending, pending, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,10 +17,11 @@ use futures_util::stream;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use request_budget::http::ExternalLayer;
 use request_budget::{Budget, BudgetExt, BudgetLayer, ExternalExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Longer than every limit here.
 const LONG: Duration = Duration::from_secs(1_000);
@@ -78,6 +79,22 @@ fn poll_once(future: impl Future) {
     assert!(pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
+struct NeverReady;
+
+impl Service<()> for NeverReady {
+    type Response = ();
+    type Error = Infallible;
+    type Future = Pending<Result<(), Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Pending
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        pending()
+    }
+}
+
 #[test]
 fn the_clock_jumps_to_no_deadline_of_work_that_is_over() {
     let nothing = jumps(async || {});
@@ -106,6 +123,13 @@ fn the_clock_jumps_to_no_deadline_of_work_that_is_over() {
         assert!(job.await.unwrap_err().is_cancelled());
     };
     assert_eq!(jumps(aborted), nothing);
+    // A client that is kept was waited for.
+    let mut client = ExternalLayer::new("payments").layer(NeverReady);
+    let waited = async || {
+        let waiting = poll_fn(|cx| Poll::Ready(client.poll_ready(cx).is_pending()));
+        assert_eq!(waiting.budgeted("job", second()).await, Ok(true));
+    };
+    assert_eq!(jumps(waited), nothing);
     // Dropped without the runtime having looked at its tasks.
     assert_eq!(jumps(async || poll_once(pending::<()>().budgeted("job", second()))), nothing);
     // In a row, with pauses in between.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "http")]
+use super::Readiness;
 use super::{Refusal, Timer};
 use crate::budget::NONE;
 use crate::error::Cut;
@@ -38,10 +40,14 @@ impl<F> External<F> {
         Self { future: Some(future), name, call: None, timer: Timer::new(None) }
     }
 
-    /// A call that begins now, and is made only if it is allowed.
+    /// A call that begins now, or has begun with the wait for the client, and is made only if it is allowed.
     #[cfg(feature = "http")]
-    pub(crate) fn begun(name: Cow<'static, str>, make: impl FnOnce() -> F) -> Self {
-        let (call, timer) = Call::begin_timed(&name);
+    pub(crate) fn begun(
+        name: Cow<'static, str>,
+        wait: &mut Readiness,
+        make: impl FnOnce() -> F,
+    ) -> Self {
+        let (call, timer) = wait.take().unwrap_or_else(|| Call::begin_timed(&name));
         let future = call.is_ok().then(make);
         Self { future, name, call: Some(call), timer }
     }
@@ -141,9 +147,9 @@ impl LongCall {
 }
 
 /// One call under way; charged with its time when it ends, in whichever way.
-struct Call {
+pub(super) struct Call {
     /// The work that makes the call, until the call has ended.
-    meter: Option<Arc<Meter>>,
+    pub(super) meter: Option<Arc<Meter>>,
     key: Key,
     started: Instant,
     timeout: Option<Duration>,
@@ -152,7 +158,7 @@ struct Call {
 
 impl Call {
     /// Begins a call, unless that is refused, and sets its timer.
-    fn begin_timed(name: &str) -> (Result<Self, Refusal>, Timer) {
+    pub(super) fn begin_timed(name: &str) -> (Result<Self, Refusal>, Timer) {
         let call = Self::begin(name);
         let timer = Timer::new(call.as_ref().ok().and_then(Self::deadline));
         (call, timer)
@@ -178,7 +184,7 @@ impl Call {
         Ok(Self { key, started, timeout, meter, recorded })
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.started.checked_add(self.timeout?)
     }
 
@@ -202,7 +208,7 @@ impl Call {
     /// Ends the call because its time is up.
     ///
     /// Where it had no time at all, the answer yields as that of a refusal does: nothing of it was waited for.
-    fn cut(&mut self) -> Refusal {
+    pub(super) fn cut(&mut self) -> Refusal {
         let meter = self.meter.clone();
         let time = nanos(self.started.elapsed());
         self.end();

@@ -11,6 +11,8 @@ mod held;
 mod refusal;
 mod table;
 mod timer;
+#[cfg(feature = "http")]
+mod waiting;
 
 pub use external::External;
 #[cfg(feature = "reqwest-middleware")]
@@ -23,6 +25,8 @@ pub(crate) use held::Held;
 pub(crate) use held::expect_commands;
 pub(crate) use refusal::Refusal;
 pub(crate) use timer::Timer;
+#[cfg(feature = "http")]
+pub(crate) use waiting::Readiness;
 
 #[cfg(test)]
 mod tests;

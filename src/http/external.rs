@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::error::{BoxError, ExternalError};
-use crate::deadline::External;
+use crate::deadline::{External, Readiness};
 
 /// Makes every call of a tower client a call to an external system.
 ///
@@ -20,7 +20,19 @@ use crate::deadline::External;
 ///
 /// A call begins when the service is called, unless it is refused; then the client is not called. It ends
 /// when the service's future does, with HTTP clients when the response's headers are there.
-/// Reading the body is not part of it, nor is waiting until the client is ready for a call (`poll_ready`).
+/// Reading the body is not part of it.
+///
+/// # A client that is not ready
+///
+/// Where the client is not ready (`poll_ready`), the call begins with the wait for it: counted, timed and bounded as
+/// one. When its time is up, or where it is refused, the service is ready, and fails the call with
+/// [`ExternalError::Cut`] without calling the client. The service can be used again; the client keeps its place in
+/// whatever queue it waits in until this service is called with success, or dropped.
+///
+/// A wait that is given up counts as a call, with its time. It is over when the service, or the clone that was
+/// polled, is dropped, and at the latest with the unit of work. Whoever keeps a service and polls it again
+/// goes on with the same wait. Only what is waited for in the task of the unit of work can be bounded: with
+/// tower's `Buffer`, put this layer around it and not inside.
 ///
 /// # Examples
 ///
@@ -63,15 +75,23 @@ impl<S> Layer<S> for ExternalLayer {
     type Service = ExternalService<S>;
 
     fn layer(&self, inner: S) -> ExternalService<S> {
-        ExternalService { inner, name: self.name.clone() }
+        ExternalService { inner, name: self.name.clone(), wait: Readiness::default() }
     }
 }
 
 /// A client whose calls are external calls. See [`ExternalLayer`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ExternalService<S> {
     inner: S,
     name: Cow<'static, str>,
+    wait: Readiness,
+}
+
+/// A clone waits for itself.
+impl<S: Clone> Clone for ExternalService<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), name: self.name.clone(), wait: Readiness::default() }
+    }
 }
 
 impl<S> ExternalService<S> {
@@ -101,12 +121,21 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(ExternalError::inner)
+        match self.inner.poll_ready(cx) {
+            Poll::Ready(Ok(())) => self.wait.client_is_ready(),
+            Poll::Ready(Err(error)) => {
+                self.wait.end();
+                return Poll::Ready(Err(ExternalError::inner(error)));
+            }
+            Poll::Pending => ready!(self.wait.poll_wait(&self.name, cx)),
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
         // Asked first: many clients send a request when they are called, not when they are polled.
-        ExternalFuture { call: External::begun(self.name.clone(), || self.inner.call(request)) }
+        let make = || self.inner.call(request);
+        ExternalFuture { call: External::begun(self.name.clone(), &mut self.wait, make) }
     }
 }
 

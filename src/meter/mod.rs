@@ -8,6 +8,8 @@ mod flags;
 #[cfg(feature = "mongodb")]
 mod in_flight;
 pub(crate) mod observed;
+#[cfg(feature = "http")]
+mod outlived;
 #[cfg(feature = "witness")]
 mod own_span;
 mod rare;
@@ -39,6 +41,8 @@ pub(crate) use chain::Link;
 use flags::Flags;
 #[cfg(feature = "mongodb")]
 use in_flight::InFlight;
+#[cfg(feature = "http")]
+pub(crate) use outlived::EndsWithWork;
 use rare::Rare;
 use table::{Key, Table};
 use waits::OtherWait;
@@ -390,6 +394,8 @@ impl Meter {
 
     /// The checks that can only be made at the end.
     pub(crate) fn close(&self) {
+        #[cfg(feature = "http")]
+        self.end_outlived();
         self.check_wall_time();
         #[cfg(feature = "mongodb")]
         self.settle_commands();

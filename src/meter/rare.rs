@@ -8,6 +8,8 @@ use super::Origin;
 #[cfg(feature = "mongodb")]
 use super::in_flight::InFlight;
 use super::observed::Observed;
+#[cfg(feature = "http")]
+use super::outlived::Outlived;
 #[cfg(feature = "witness")]
 use super::own_span::OwnSpans;
 use super::table::Table;
@@ -40,6 +42,8 @@ pub(super) struct Rare {
     /// How many parts of the work are being ended from outside.
     pub(super) parts_abandoned: AtomicU32,
     pub(super) origin: Origin,
+    #[cfg(feature = "http")]
+    pub(super) outlived: Outlived,
 }
 
 impl Rare {

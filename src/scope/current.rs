@@ -51,7 +51,7 @@ pub(crate) fn is_any() -> bool {
 }
 
 /// Whether it is this unit of work that is running here.
-#[cfg(feature = "sqlx")]
+#[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) fn is_current(this: &Arc<Meter>) -> bool {
     let is_this = |meter: &Arc<Meter>| Arc::ptr_eq(meter, this);
     HERE.with(|here| here.look(|meter| meter.as_ref().is_some_and(is_this)))

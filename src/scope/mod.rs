@@ -17,7 +17,7 @@ pub(crate) use carried::is_carried;
 pub(crate) use carried::within;
 #[cfg(feature = "witness")]
 pub(crate) use current::is_any as is_running;
-#[cfg(feature = "sqlx")]
+#[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) use current::is_current;
 pub(crate) use current::{checkpoint, current, is_refused_often, usage};
 pub(crate) use work::Work;

@@ -14,6 +14,7 @@ mod grpc;
 mod middleware;
 mod naming;
 mod panics;
+mod readiness;
 mod reporting;
 mod scope;
 mod streams;

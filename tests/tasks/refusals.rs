@@ -14,6 +14,7 @@ use request_budget::http::ExternalLayer;
 use request_budget::report::Outcome;
 use request_budget::{Budget, BudgetExt, ExternalExt, Limit, Resource, task};
 use tokio::time::Instant;
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{Ledger, ms};
@@ -130,13 +131,26 @@ async fn never_ends() -> Result<(), request_budget::Cut> {
     pending().external("payments").await
 }
 
+async fn never_ready() -> Result<(), impl Sized> {
+    let client = service_fn(|()| ready(Ok::<_, Infallible>(())));
+    ExternalLayer::new("payments").layer(ConcurrencyLimit::new(client, 0)).oneshot(()).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_tries_again_what_is_cut_is_cut_when_no_time_is_left() {
     let budget = || Budget::new().external_timeout(ms(10)).total_time(ms(25));
-    let (count, started) = (AtomicU32::new(0), Instant::now());
-    let cut = retry(&count, never_ends).budgeted("job", budget()).await.unwrap_err();
-    assert_eq!(cut.violation().resource, Resource::TotalTime);
-    assert_eq!((count.load(Relaxed), started.elapsed()), (3, ms(25)));
+    for is_ready in [true, false] {
+        let (count, started) = (AtomicU32::new(0), Instant::now());
+        let attempts = async {
+            match is_ready {
+                true => retry(&count, never_ends).await,
+                false => retry(&count, never_ready).await,
+            }
+        };
+        let cut = attempts.budgeted("job", budget()).await.unwrap_err();
+        assert_eq!(cut.violation().resource, Resource::TotalTime);
+        assert_eq!((count.load(Relaxed), started.elapsed()), (3, ms(25)));
+    }
     // A carried task goes on when the work is over, and keeps no thread busy.
     let count = Arc::new(AtomicU32::new(0));
     let tries = Arc::clone(&count);
