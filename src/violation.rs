@@ -68,9 +68,13 @@ impl fmt::Display for Violation {
         let Self { resource, limit, observed, .. } = self;
         let phrase = resource.phrase(observed.is_one());
         write!(f, "{}: {observed} {phrase}, limit {limit}", self.title())?;
-        match &self.cause {
-            Some(cause) => write!(f, ": {cause}"),
-            None => Ok(()),
+        match (&self.cause, resource) {
+            // The limit names what it was, and the number how long it took.
+            (Some(Cause::OwnCode { .. }), Resource::PollTime) | (None, _) => Ok(()),
+            (Some(Cause::Connection { pool: Some(pool), .. }), Resource::ConnectionWait) => {
+                write!(f, ": pool {}", Escaped(pool))
+            }
+            (Some(cause), _) => write!(f, ": {cause}"),
         }
     }
 }
@@ -148,9 +152,13 @@ pub enum Cause {
         #[serde(skip)]
         time: Duration,
         /// How long it had been waiting for an execution that was in flight at the crossing; set only
-        /// where a time was crossed.
+        /// where a time or memory was crossed.
         #[serde(skip)]
         waiting: Option<Duration>,
+        /// How many bytes the work had allocated while it waited for it, in all, whether or not they were
+        /// freed again; set only where memory was crossed.
+        #[serde(skip)]
+        allocated: Option<u64>,
     },
     /// The call to an external system that crossed the limit.
     #[non_exhaustive]
@@ -163,13 +171,21 @@ pub enum Cause {
         /// How long these calls had taken, in all.
         #[serde(skip)]
         time: Duration,
-        /// How long one that was in flight at the crossing had taken; set only where a time was crossed.
+        /// How long one that was in flight at the crossing had taken; set only where a time or memory was
+        /// crossed.
         #[serde(skip)]
         waiting: Option<Duration>,
+        /// As of a statement.
+        #[serde(skip)]
+        allocated: Option<u64>,
     },
     /// Waits for connections of a pool took most of the time.
     #[non_exhaustive]
     Connection {
+        /// The pool for which the work had waited longest at a time: the name that it was given, or where it connects to,
+        /// as in `postgres://db.example.com:5432/shop`. `None` where that is not known.
+        #[serde(serialize_with = "escape::serialize_option")]
+        pool: Option<String>,
         /// How long the work had waited for connections, in all.
         #[serde(skip)]
         time: Duration,
@@ -184,20 +200,32 @@ pub enum Cause {
         #[serde(skip)]
         waiting: Duration,
     },
-    /// Nothing that is counted took a tenth of the time: it was code of the work itself, or calls to external
-    /// systems that are not marked by [`external`](crate::ExternalExt::external).
+    /// The client took most of the time to read the response: the body had handed out a piece, and the server,
+    /// or a layer around this one, did not ask for the next.
+    #[non_exhaustive]
+    SlowClient {
+        /// How long it was not asked, in all.
+        #[serde(skip)]
+        time: Duration,
+    },
+    /// It was code of the work itself, or calls to external systems that are not marked by
+    /// [`external`](crate::ExternalExt::external): nothing that is counted took a tenth of the time, or as much of
+    /// the memory as the rest.
     #[non_exhaustive]
     OwnCode {
         /// The longest single poll; `None` where polls are not timed, since no limit on
         /// [`poll_time`](crate::Budget::poll_time) asks for it.
         #[serde(skip)]
         longest_poll: Option<Duration>,
+        /// The most bytes that were allocated in a single poll; set only where memory was crossed.
+        #[serde(skip)]
+        allocated: Option<u64>,
     },
 }
 
 impl Cause {
-    /// The stable name of what it is: "statement", "external", "connection", "transaction" or
-    /// "own_code".
+    /// The stable name of what it is: "statement", "external", "connection", "transaction",
+    /// "slow_client" or "own_code".
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -205,11 +233,12 @@ impl Cause {
             Self::External { .. } => "external",
             Self::Connection { .. } => "connection",
             Self::Transaction { .. } => "transaction",
+            Self::SlowClient { .. } => "slow_client",
             Self::OwnCode { .. } => "own_code",
         }
     }
 
-    /// How long what was in flight at the crossing had been waited for, where a time was crossed.
+    /// How long what was in flight at the crossing had been waited for, where a time or memory was crossed.
     #[must_use]
     pub const fn waiting(&self) -> Option<Duration> {
         match self {
@@ -217,7 +246,27 @@ impl Cause {
             | Self::External { waiting, .. }
             | Self::Connection { waiting, .. } => *waiting,
             Self::Transaction { waiting } => Some(*waiting),
-            Self::OwnCode { .. } => None,
+            Self::SlowClient { .. } | Self::OwnCode { .. } => None,
+        }
+    }
+
+    /// How many bytes were allocated in it, where memory was crossed.
+    #[must_use]
+    pub const fn allocated(&self) -> Option<u64> {
+        match self {
+            Self::Statement { allocated, .. }
+            | Self::External { allocated, .. }
+            | Self::OwnCode { allocated, .. } => *allocated,
+            Self::Connection { .. } | Self::Transaction { .. } | Self::SlowClient { .. } => None,
+        }
+    }
+
+    /// The pool for whose connections was waited, where that is known.
+    #[must_use]
+    pub fn pool(&self) -> Option<&str> {
+        match self {
+            Self::Connection { pool, .. } => pool.as_deref(),
+            _ => None,
         }
     }
 }
@@ -225,18 +274,19 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Statement { text, executions, time, waiting } => {
+            Self::Statement { text, executions, time, waiting, allocated } => {
                 write!(f, "`{}`", Line(text))?;
-                in_flight(f, *waiting)?;
-                times(f, *executions, *time, *waiting)
+                used(f, *executions, *time, *waiting, *allocated)
             }
-            Self::External { name, calls, time, waiting } => {
+            Self::External { name, calls, time, waiting, allocated } => {
                 write!(f, "call to {name:?}")?;
-                in_flight(f, *waiting)?;
-                times(f, *calls, *time, *waiting)
+                used(f, *calls, *time, *waiting, *allocated)
             }
-            Self::Connection { time, waiting } => {
+            Self::Connection { pool, time, waiting } => {
                 f.write_str("waiting for a connection")?;
+                if let Some(pool) = pool {
+                    write!(f, " of {}", Escaped(pool))?;
+                }
                 if let Some(waiting) = waiting {
                     write!(f, " for {}", Time(*waiting))?;
                 }
@@ -246,14 +296,35 @@ impl fmt::Display for Cause {
                 f.write_str("beginning or ending a transaction")?;
                 in_flight(f, Some(*waiting))
             }
-            Self::OwnCode { longest_poll } => {
-                f.write_str("own code")?;
-                match longest_poll {
-                    Some(poll) => write!(f, ", longest poll {}", Time(*poll)),
-                    None => Ok(()),
-                }
+            Self::SlowClient { time } => {
+                write!(f, "waiting for the client to read, {} in all", Time(*time))
             }
+            Self::OwnCode { allocated: Some(most), .. } => {
+                write!(f, "own code, up to {} in one poll", Amount::Bytes(*most))
+            }
+            Self::OwnCode { longest_poll: Some(poll), .. } => {
+                write!(f, "own code, longest poll {}", Time(*poll))
+            }
+            Self::OwnCode { .. } => f.write_str("own code"),
         }
+    }
+}
+
+fn used(
+    f: &mut fmt::Formatter<'_>,
+    count: u64,
+    time: Duration,
+    waiting: Option<Duration>,
+    allocated: Option<u64>,
+) -> fmt::Result {
+    in_flight(f, waiting)?;
+    match allocated {
+        // The time would say nothing of the memory.
+        Some(bytes) if count > 1 => {
+            write!(f, ", {count} times, {} allocated in all", Amount::Bytes(bytes))
+        }
+        Some(bytes) => write!(f, ", {} allocated", Amount::Bytes(bytes)),
+        None => times(f, count, time, waiting),
     }
 }
 
@@ -331,6 +402,7 @@ mod tests {
             executions: 20,
             time: Duration::from_millis(3),
             waiting: None,
+            allocated: None,
         });
         assert_eq!(
             violation.to_string(),
@@ -356,7 +428,9 @@ mod tests {
         violation.begun_by = Some("GET /\u{2028}".into());
         violation.attributes = Attributes::new().with("a\rb", "c");
         let (text, executions, time) = ("SELECT '\u{1b}[31m\u{202e}'".into(), 2, Duration::ZERO);
-        violation.cause = Some(Cause::Statement { text, executions, time, waiting: None });
+        let allocated = None;
+        violation.cause =
+            Some(Cause::Statement { text, executions, time, waiting: None, allocated });
         let printed = r#"job\nERROR app: admin logged in ("a\rb"=c), begun by GET /\u{2028}: "#
             .to_owned()
             + r"2 queries, limit 1: `SELECT '\u{1b}[31m\u{202e}'`, 2 times";
@@ -364,7 +438,7 @@ mod tests {
         let cut = crate::error::Cut::new(violation.clone()).to_string();
         assert!(!cut.contains(escape::is_hazard), "{cut}");
         let name = "mail\n\u{202e}".into();
-        violation.cause = Some(Cause::External { name, calls: 2, time, waiting: None });
+        violation.cause = Some(Cause::External { name, calls: 2, time, waiting: None, allocated });
         assert!(violation.to_string().ends_with(r#": call to "mail\n\u{202e}", 2 times"#));
     }
 

@@ -50,7 +50,8 @@ impl CacheCall {
         memory::aside(|| drop(command));
         taken?;
         let since = Instant::now();
-        meter.chain().for_each(|meter| meter.begin_cache_wait(key, since));
+        let pending = scope::allocated_in_poll();
+        meter.chain().for_each(|meter| meter.begin_cache_wait(key, since, pending));
         Ok(Self(Some(Begun { meter, key, since, recorded })))
     }
 }
@@ -58,9 +59,9 @@ impl CacheCall {
 impl Drop for CacheCall {
     fn drop(&mut self) {
         let Some(Begun { meter, key, since, recorded }) = self.0.take() else { return };
-        let time = since.elapsed();
+        let (time, pending) = (since.elapsed(), scope::allocated_in_poll());
         for meter in meter.chain() {
-            meter.end_cache_wait(key);
+            meter.end_cache_wait(key, pending);
             meter.add_cache_time(key, time);
         }
         recorded.add_time(time);

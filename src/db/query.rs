@@ -13,6 +13,7 @@ use crate::meter::{Meter, Suspect};
 use crate::report::elsewhere::{note_unattributed, unattributed};
 use crate::report::unmeasured::statements_are_metered;
 use crate::resource::Resource;
+use crate::scope;
 use crate::time::Instant;
 
 /// One execution of a statement, from [`start`](Self::start) until it is dropped.
@@ -98,7 +99,8 @@ impl Query {
         };
         recorded.set_database(key.database());
         if let (Some(meter), Some(since)) = (&meter, waiting_since) {
-            meter.chain().for_each(|meter| meter.begin_statement_wait(key, since));
+            let pending = scope::allocated_in_poll();
+            meter.chain().for_each(|meter| meter.begin_statement_wait(key, since, pending));
         }
         recorded.open();
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
@@ -125,7 +127,8 @@ impl Query {
     pub fn pause(&mut self) {
         if let Some(since) = self.waiting_since.take() {
             self.waited = self.waited.saturating_add(since.elapsed());
-            self.charge(Meter::end_statement_wait);
+            let pending = scope::allocated_in_poll();
+            self.charge(|meter, key| meter.end_statement_wait(key, pending));
         }
     }
 
@@ -134,7 +137,8 @@ impl Query {
         if self.meter.is_some() && self.waiting_since.is_none() {
             let now = Instant::now();
             self.waiting_since = Some(now);
-            self.charge(|meter, key| meter.begin_statement_wait(key, now));
+            let pending = scope::allocated_in_poll();
+            self.charge(|meter, key| meter.begin_statement_wait(key, now, pending));
         }
     }
 

@@ -4,40 +4,45 @@ use std::time::Duration;
 
 use super::begun::Begun;
 use crate::error::Cut;
+use crate::meter::pools::PoolId;
 use crate::meter::recording::{Kind, Recorded};
 use crate::meter::waits::WaitFor;
 use crate::meter::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::scope;
-use crate::time::{Instant, nanos};
+use crate::time::Instant;
 
-/// A wait for a connection, until ended or dropped.
-pub(crate) struct ConnectionWait(Begun);
+/// A wait for a connection of a pool, until ended or dropped.
+pub(crate) struct ConnectionWait {
+    begun: Begun,
+    pool: PoolId,
+}
 
 impl ConnectionWait {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(pool: PoolId) -> Self {
         let begun = Begun::now();
-        begun.note(WaitFor::Connection);
-        Self(begun)
+        begun.note(WaitFor::Connection(pool));
+        Self { begun, pool }
     }
 
     /// Ends the wait, and starts what the connection is needed for.
     pub(crate) fn end(mut self) -> Begun {
-        self.0.next(Self::charge)
+        let pool = self.pool;
+        self.begun.next(|meter, since, time| Self::charge(meter, pool, since, time))
     }
 
-    fn charge(meter: &Meter, since: Instant, time: Duration) {
+    fn charge(meter: &Meter, pool: PoolId, since: Instant, time: Duration) {
         for meter in meter.chain() {
-            meter.end_other_wait(WaitFor::Connection, since);
-            meter.add(Resource::ConnectionWait, nanos(time), Suspect::Nobody);
+            meter.end_other_wait(WaitFor::Connection(pool), since);
+            meter.add_connection_wait(time, || pool);
         }
     }
 }
 
 impl Drop for ConnectionWait {
     fn drop(&mut self) {
-        if let Some((meter, since, time)) = self.0.take() {
-            Self::charge(&meter, since, time);
+        if let Some((meter, since, time)) = self.begun.take() {
+            Self::charge(&meter, self.pool, since, time);
         }
     }
 }

@@ -169,9 +169,10 @@ impl Call {
         let (key, started) = (Key::of(name), Instant::now());
         if let Some(meter) = &meter {
             meter.take(Resource::ExternalCalls, Suspect::External(key)).map_err(Refusal::new)?;
+            let pending = scope::allocated_in_poll();
             for meter in meter.chain() {
                 meter.count_external(key, name);
-                meter.begin_call_wait(key, started);
+                meter.begin_call_wait(key, started, pending);
             }
         }
         let timeout = meter.as_ref().and_then(|meter| {
@@ -190,10 +191,10 @@ impl Call {
 
     fn end(&mut self) {
         let Some(meter) = self.meter.take() else { return };
-        let time = self.started.elapsed();
+        let (time, pending) = (self.started.elapsed(), scope::allocated_in_poll());
         self.recorded.add_time(time);
         for meter in meter.chain() {
-            meter.end_call_wait(self.key);
+            meter.end_call_wait(self.key, pending);
             meter.add_external_time(self.key, time);
         }
     }

@@ -50,6 +50,9 @@ pin_project! {
             if !matches!(outcome, Outcome::Cancelled) {
                 this.unread.end();
             }
+            if let Some(meter) = this.work.as_ref().and_then(Work::meter) {
+                meter.end_unasked();
+            }
             end(this.inner, this.work, outcome);
         }
     }
@@ -183,6 +186,9 @@ where
             return Poll::Ready(Some(Ok(Frame::data(B::Data::from(*payload)))));
         }
         let Some(work) = this.work else { return Poll::Ready(None) };
+        if let Some(meter) = work.meter() {
+            meter.end_unasked();
+        }
         let (polled, is_end) = work.run(|| {
             let mut inner = this.inner.as_mut().as_pin_mut().expect("there as long as the work is");
             let polled = inner.as_mut().poll_frame(cx);
@@ -239,6 +245,8 @@ where
                         if is_end {
                             this.unread.end();
                             end(this.inner, this.work, this.complete.outcome);
+                        } else if !is_whole && let Some(meter) = work.meter() {
+                            meter.begin_unasked();
                         }
                         return Poll::Ready(Some(Ok(frame)));
                     }

@@ -6,7 +6,7 @@ use std::task::Context;
 use crate::deadline::Timer;
 use crate::error::Cut;
 use crate::memory;
-use crate::meter::Suspect;
+use crate::meter::{InFlightSince, Suspect};
 use crate::resource::Resource;
 use crate::scope::Work;
 use crate::time::{Instant, nanos};
@@ -16,6 +16,8 @@ use crate::time::{Instant, nanos};
 pub(super) struct Wait {
     since: Instant,
     timer: Timer,
+    /// What the body waited for when it was last asked.
+    last: Option<InFlightSince>,
 }
 
 /// The wait for the next piece, if there is one now.
@@ -27,7 +29,8 @@ pub(super) struct Idle(Option<Box<Wait>>);
 impl Idle {
     /// Polls the timer; returns whether the wait has been too long, and otherwise wakes the task when it is.
     pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> Option<Cut> {
-        let limits = work.meter()?.limits();
+        let meter = work.meter()?;
+        let limits = meter.limits();
         if !limits.names(Resource::BodyIdle) {
             return None;
         }
@@ -35,10 +38,11 @@ impl Idle {
             let since = Instant::now();
             let longest = limits.hard_time(Resource::BodyIdle);
             let at = longest.and_then(|longest| since.checked_add(longest));
-            memory::aside(|| Box::new(Wait { since, timer: Timer::new(at) }))
+            memory::aside(|| Box::new(Wait { since, timer: Timer::new(at), last: None }))
         });
+        wait.last = meter.longest_in_flight();
         let is_elapsed = Pin::new(&mut wait.timer).poll_elapsed(cx);
-        is_elapsed.then(|| work.was_idle(wait.since.elapsed()))
+        is_elapsed.then(|| work.was_idle(wait.since.elapsed(), wait.last))
     }
 
     /// Whether a wait is running, which has to be [ended](Self::end).
@@ -50,9 +54,9 @@ impl Idle {
     /// Ends the wait, because a frame or the end has arrived.
     pub(super) fn end(&mut self, work: &Work) {
         if let (Some(wait), Some(meter)) = (self.0.take(), work.meter()) {
-            let waited = wait.since.elapsed();
+            let (waited, last) = (wait.since.elapsed(), wait.last);
             memory::aside(|| drop(wait));
-            meter.raise(Resource::BodyIdle, nanos(waited), Suspect::Nobody);
+            meter.raise(Resource::BodyIdle, nanos(waited), Suspect::Idling(last));
         }
     }
 }

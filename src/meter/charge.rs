@@ -314,12 +314,17 @@ impl Meter {
         }
         let peak = before.saturating_add(delta.peak);
         if delta.allocated > 0 {
-            self.add_own(Resource::Allocated, delta.allocated);
+            if delta.allocated > self.largest_poll.load(Relaxed) {
+                self.largest_poll.store(delta.allocated, Relaxed);
+            }
+            let add = |total: u64| total.saturating_add(delta.allocated);
+            let total = add(self.change(&self.used[Resource::Allocated.index()], add));
+            self.check(Resource::Allocated, total, Suspect::Memory(total));
             #[cfg(feature = "testing")]
             if peak > self.used(Resource::Memory) {
                 self.record_peak();
             }
-            self.raise(Resource::Memory, peak, Suspect::Nobody);
+            self.raise(Resource::Memory, peak, Suspect::Memory(total));
         }
     }
 
@@ -336,7 +341,7 @@ impl Meter {
 
     pub(crate) fn add_poll(&self, time: Duration) {
         self.busy.fetch_add(nanos(time), Relaxed);
-        self.raise(Resource::PollTime, nanos(time), Suspect::Nobody);
+        self.raise(Resource::PollTime, nanos(time), Suspect::OwnCode);
     }
 
     /// Adds to what was used of a resource that is charged by whoever runs the work, and by nobody else.

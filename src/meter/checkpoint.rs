@@ -14,9 +14,9 @@ impl Meter {
     pub(crate) fn checkpoint(&self, pending: Delta) -> Result<(), Cut> {
         if pending.allocated > 0 {
             let allocated = self.used(Resource::Allocated).saturating_add(pending.allocated);
-            self.check(Resource::Allocated, allocated, Suspect::Nobody);
+            self.check(Resource::Allocated, allocated, Suspect::Memory(allocated));
             let peak = self.live.load(Relaxed).saturating_add(pending.peak);
-            self.raise(Resource::Memory, peak, Suspect::Nobody);
+            self.raise(Resource::Memory, peak, Suspect::Memory(allocated));
         }
         let now = Instant::now();
         for meter in self.chain() {

@@ -130,6 +130,7 @@ impl Meter {
             executions: counted.count,
             time: Duration::from_nanos(counted.nanos),
             waiting: None,
+            allocated: None,
         };
         let cause = match suspect {
             #[cfg(feature = "redis")]
@@ -148,9 +149,17 @@ impl Meter {
                     calls: counted.count,
                     time: Duration::from_nanos(counted.nanos),
                     waiting: None,
+                    allocated: None,
                 })
             }
             Suspect::Time => Some(self.cause_of_time()),
+            Suspect::Memory(total) => Some(self.cause_of_memory(total)),
+            Suspect::Connection => Some(self.cause_of_connection_wait()),
+            #[cfg(feature = "http")]
+            Suspect::Idling(last) => Some(self.cause_of_idling(last, observed)),
+            Suspect::OwnCode => {
+                Some(Cause::OwnCode { longest_poll: self.longest_poll(), allocated: None })
+            }
         };
         Violation {
             resource,

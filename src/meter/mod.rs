@@ -1,5 +1,6 @@
 //! What one unit of work has used, and the first crossing of each of its limits.
 
+mod causes;
 mod chain;
 mod charge;
 mod checkpoint;
@@ -12,6 +13,7 @@ pub(crate) mod observed;
 mod outlived;
 #[cfg(feature = "witness")]
 mod own_span;
+pub(crate) mod pools;
 mod rare;
 pub(crate) mod recording;
 pub(crate) mod table;
@@ -36,6 +38,8 @@ use crate::scope;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::Severity;
+#[cfg(feature = "http")]
+pub(crate) use causes::InFlightSince;
 use chain::Ancestors;
 pub(crate) use chain::Link;
 use flags::Flags;
@@ -45,7 +49,7 @@ use in_flight::InFlight;
 pub(crate) use outlived::EndsWithWork;
 use rare::Rare;
 use table::{Key, Table};
-use waits::OtherWait;
+use waits::OtherWaits;
 
 /// The account of one unit of work.
 ///
@@ -65,6 +69,8 @@ pub(crate) struct Meter {
     live: AtomicU64,
     /// Bytes that were freed where none were live any more: those of others.
     freed_of_others: AtomicU64,
+    /// The most that was allocated in one poll.
+    largest_poll: AtomicU64,
     busy: AtomicU64,
     /// One bit a resource and severity: already reported.
     crossed: AtomicU64,
@@ -76,7 +82,7 @@ pub(crate) struct Meter {
     reporter: Option<Arc<dyn Reporter>>,
     /// Where events go that come up outside every span.
     span: Span,
-    other_wait: OtherWait,
+    other_waits: OtherWaits,
     rare: OnceLock<Box<Rare>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
@@ -128,6 +134,19 @@ pub(crate) enum Suspect {
     TopCacheCall,
     /// Whatever has taken most of the time.
     Time,
+    /// Whatever has allocated most, of so many bytes in all.
+    Memory(u64),
+    /// The pool whose connections were waited for.
+    #[cfg_attr(
+        not(any(feature = "mongodb", feature = "sqlx")),
+        expect(dead_code, reason = "there are no pools")
+    )]
+    Connection,
+    /// What a body waits for.
+    #[cfg(feature = "http")]
+    Idling(Option<InFlightSince>),
+    /// Code of the work itself.
+    OwnCode,
 }
 
 impl Meter {
@@ -152,11 +171,12 @@ impl Meter {
             used: [const { AtomicU64::new(0) }; Resource::COUNT],
             live: AtomicU64::new(0),
             freed_of_others: AtomicU64::new(0),
+            largest_poll: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             queue_time: AtomicU64::new(UNKNOWN),
             statements: Table::default(),
             crossed: AtomicU64::new(0),
-            other_wait: OtherWait::default(),
+            other_waits: OtherWaits::default(),
             rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
@@ -253,24 +273,24 @@ impl Meter {
         (tightest != NONE).then(|| Duration::from_nanos(tightest))
     }
 
-    /// Ends the work because nothing came for so long.
+    /// Ends the work because its body had no piece for so long, and waited for this.
     #[cfg(feature = "http")]
-    pub(crate) fn was_idle(&self, waited: Duration) -> Cut {
-        self.reached(Resource::BodyIdle, nanos(waited))
+    pub(crate) fn was_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
+        self.reached(Resource::BodyIdle, nanos(waited), Suspect::Idling(last))
     }
 
     /// Ends the work because its time is up.
     pub(crate) fn time_is_up(&self) -> Cut {
-        self.reached(Resource::TotalTime, nanos(self.started.elapsed()))
+        self.reached(Resource::TotalTime, nanos(self.started.elapsed()), Suspect::Time)
     }
 
     /// Ends the work at a hard limit that a timer has reached, if only just.
-    fn reached(&self, resource: Resource, observed: u64) -> Cut {
+    fn reached(&self, resource: Resource, observed: u64, suspect: Suspect) -> Cut {
         let limit = self.limits().hard(resource);
-        self.cross_hard(resource, observed, limit, Suspect::Time);
+        self.cross_hard(resource, observed, limit, suspect);
         // Unless another limit was first, this is the crossing that ends it.
         let known = self.cut().filter(|cut| cut.violation().resource == resource);
-        let make = || self.violation(resource, Severity::Hard, observed, limit, Suspect::Time);
+        let make = || self.violation(resource, Severity::Hard, observed, limit, suspect);
         known.cloned().unwrap_or_else(|| Cut::new(make()))
     }
 
@@ -385,6 +405,12 @@ impl Meter {
         }
     }
 
+    /// Whether there is a limit on the wall time that has not been checked for good.
+    #[cfg(feature = "http")]
+    fn has_wall_time_limit(&self) -> bool {
+        !self.timeless.load(Relaxed) && self.limits().lowest_wall_time() != NONE
+    }
+
     #[cold]
     fn cross_wall_time(&self) {
         let total = nanos(self.started.elapsed());
@@ -478,6 +504,10 @@ impl Meter {
         let signed = |bytes: &AtomicU64| i64::try_from(bytes.load(Relaxed)).unwrap_or(i64::MAX);
         let net = signed(&self.live).saturating_sub(signed(&self.freed_of_others));
         memory::is_measured().then_some(net)
+    }
+
+    fn largest_poll(&self) -> u64 {
+        self.largest_poll.load(Relaxed)
     }
 
     pub(crate) fn used(&self, resource: Resource) -> u64 {

@@ -80,6 +80,10 @@ pub(crate) struct Entry {
     since: AtomicU64,
     /// How many executions are being waited for.
     in_flight: AtomicU32,
+    /// How many bytes the work had allocated when that one began to be waited for.
+    allocated_before: AtomicU64,
+    /// How many it has allocated while executions were waited for that are over.
+    allocated: AtomicU64,
     /// How often an independent witness saw it.
     #[cfg(feature = "witness")]
     seen: AtomicU64,
@@ -222,32 +226,56 @@ impl Table {
         }
     }
 
-    /// Notes that one execution of a text, counted before, is waited for from now on.
+    /// Notes that one execution of a text, counted before, is waited for from now on; so many bytes have been
+    /// allocated.
     ///
     /// What has no entry of its own is not noted.
-    pub(crate) fn begin_wait(&self, key: Key, now: u64) {
+    pub(crate) fn begin_wait(&self, key: Key, now: u64, allocated: u64) {
         if let Some(entry) = self.find(key) {
             entry.since.store(now, Relaxed);
+            entry.allocated_before.store(allocated, Relaxed);
             entry.in_flight.fetch_add(1, Relaxed);
         }
     }
 
     /// Notes that one that was [waited for](Self::begin_wait) is so no more.
-    pub(crate) fn end_wait(&self, key: Key) {
+    ///
+    /// Of several at once, what was allocated counts from the beginning of the last.
+    pub(crate) fn end_wait(&self, key: Key, allocated: u64) {
         if let Some(entry) = self.find(key) {
             entry.in_flight.fetch_sub(1, Relaxed);
+            let meanwhile = allocated.saturating_sub(entry.allocated_before.load(Relaxed));
+            // Most waits allocate nothing: looking is cheaper.
+            if meanwhile > 0 {
+                entry.allocated.fetch_add(meanwhile, Relaxed);
+            }
         }
     }
 
-    /// The text for which was waited longest, and how long for the execution that is in flight, if one is.
-    pub(crate) fn slowest(&self, now: u64) -> Option<(Counted<'_>, Option<u64>)> {
-        let waited = self.entries().map(|entry| {
-            let waiting = entry.waiting(now);
-            let mut counted = entry.counted();
-            counted.nanos = counted.nanos.saturating_add(waiting.unwrap_or_default());
-            (counted, waiting)
-        });
-        waited.max_by_key(|(counted, _)| counted.nanos)
+    /// The text for which was waited longest, and how long, what is in flight included.
+    pub(crate) fn slowest(&self, now: u64) -> Option<(&Entry, u64)> {
+        let time =
+            |entry: &Entry| entry.nanos().saturating_add(entry.waiting(now).unwrap_or_default());
+        let waited = self.entries().map(|entry| (entry, time(entry)));
+        waited.max_by_key(|(_, time)| *time)
+    }
+
+    /// How many bytes were allocated while each text was waited for, of so many in all.
+    pub(crate) fn allocations(&self, total: u64) -> impl Iterator<Item = (&Entry, u64)> {
+        self.entries().map(move |entry| (entry, entry.allocated(total)))
+    }
+
+    /// The text that has been in flight for longest, and since when.
+    #[cfg(feature = "http")]
+    pub(crate) fn longest_in_flight(&self) -> Option<(Key, u64)> {
+        let in_flight = self.entries().filter(|entry| entry.in_flight.load(Relaxed) > 0);
+        let since = in_flight.map(|entry| (entry.key.load(Relaxed), entry.since.load(Relaxed)));
+        since.min_by_key(|(_, since)| *since).map(|(key, since)| (Key::from_raw(key), since))
+    }
+
+    /// The entry of a text that was counted before.
+    pub(crate) fn get(&self, key: Key) -> Option<&Entry> {
+        self.find(key)
     }
 
     /// What is known of a text that was counted before.
@@ -415,9 +443,17 @@ impl Entry {
     }
 
     /// How long the last execution that is in flight has been waited for.
-    fn waiting(&self, now: u64) -> Option<u64> {
+    pub(crate) fn waiting(&self, now: u64) -> Option<u64> {
         let is_in_flight = self.in_flight.load(Relaxed) > 0;
         is_in_flight.then(|| now.saturating_sub(self.since.load(Relaxed)))
+    }
+
+    fn allocated(&self, total: u64) -> u64 {
+        let before = self.allocated.load(Relaxed);
+        match self.in_flight.load(Relaxed) {
+            0 => before,
+            _ => before.saturating_add(total.saturating_sub(self.allocated_before.load(Relaxed))),
+        }
     }
 
     fn counted(&self) -> Counted<'_> {

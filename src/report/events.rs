@@ -38,6 +38,8 @@ macro_rules! violation_event {
             { EXTERNAL } = external.as_deref(),
             { TIMES } = times,
             { CAUSE } = cause.as_ref().filter(|_| times.is_none()).map(Cause::name),
+            { POOL } = cause.as_ref().and_then(Cause::pool).map(escaped).as_deref(),
+            { ALLOCATED } = cause.as_ref().and_then(Cause::allocated),
             { WAITING } = cause.as_ref().and_then(Cause::waiting).map(micros),
             { LEFT_OUT } = ($left_out > 0).then_some($left_out),
             "{}",

@@ -39,9 +39,11 @@ pub const EXTERNAL: &str = "external";
 /// How often that statement was executed, or that system called.
 pub const TIMES: &str = "times";
 /// The [name](crate::Cause::name) of what caused the crossing, where that is neither a [`STATEMENT`] nor an
-/// [`EXTERNAL`] call: "connection", "transaction" or "own_code".
+/// [`EXTERNAL`] call: "connection", "transaction", "slow_client" or "own_code".
 pub const CAUSE: &str = "cause";
-/// Where a time was crossed: how long what was in flight had been waited for; microseconds.
+/// The pool for whose connections was waited: its name, or where it connects to; absent where that is not known.
+pub const POOL: &str = "pool";
+/// Where a time or memory was crossed: how long what was in flight had been waited for; microseconds.
 pub const WAITING: &str = "waiting_us";
 /// When the work began; microseconds since the beginning of 1970, UTC.
 pub const START: &str = "start_unix_us";
@@ -85,7 +87,8 @@ pub const REPEATED_CACHE_CALLS: &str = "repeated_cache_calls";
 pub const CACHE_TIME: &str = "cache_time_us";
 /// See [`Usage::memory`](crate::Usage::memory); bytes, absent where it is not measured.
 pub const MEMORY: &str = "memory";
-/// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured.
+/// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured. In a violation
+/// of memory, how much of it was allocated in what [caused](crate::Cause::allocated) the crossing.
 pub const ALLOCATED: &str = "allocated";
 /// See [`Usage::retained`](crate::Usage::retained); bytes, absent where it is not measured.
 pub const RETAINED: &str = "retained";

@@ -86,6 +86,11 @@ fn pending() -> Delta {
     HERE.with(|here| memory::since(here.start.get()))
 }
 
+/// How many bytes the work that is running here has allocated in this very poll so far.
+pub(crate) fn allocated_in_poll() -> u64 {
+    if is_any() { pending().allocated } else { 0 }
+}
+
 /// A unit of work entered on this thread, until left or dropped.
 ///
 /// The handle moves from its slot to the thread and back, so entering costs no reference count.

@@ -19,5 +19,5 @@ pub(crate) use carried::within;
 pub(crate) use current::is_any as is_running;
 #[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) use current::is_current;
-pub(crate) use current::{checkpoint, current, is_refused_often, usage};
+pub(crate) use current::{allocated_in_poll, checkpoint, current, is_refused_often, usage};
 pub(crate) use work::Work;

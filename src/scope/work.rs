@@ -10,6 +10,8 @@ use super::current::{Entered, current, is_any};
 use crate::budget::Budget;
 use crate::error::Cut;
 use crate::memory;
+#[cfg(feature = "http")]
+use crate::meter::InFlightSince;
 use crate::meter::{Meter, Origin};
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
@@ -140,14 +142,14 @@ impl Work {
         self.meter.as_ref().expect("unfinished work has an account").time_is_up()
     }
 
-    /// Ends the work because nothing came for so long.
+    /// Ends the work because its body had no piece for so long, and waited for this.
     ///
     /// # Panics
     ///
     /// As [`time_is_up`](Self::time_is_up).
     #[cfg(feature = "http")]
-    pub(crate) fn was_idle(&self, waited: Duration) -> Cut {
-        self.meter.as_ref().expect("unfinished work has an account").was_idle(waited)
+    pub(crate) fn was_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
+        self.meter.as_ref().expect("unfinished work has an account").was_idle(waited, last)
     }
 
     /// Whether commands that must not be dropped half way are under way, in work that can be polled on.

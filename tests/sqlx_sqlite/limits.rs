@@ -309,6 +309,7 @@ async fn a_wait_for_a_connection_is_the_cause_of_a_cut() {
     let limit = Duration::from_millis(50);
     let cut = work.budgeted("test", Budget::new().total_time(limit)).await.unwrap_err();
     let message = cut.violation().to_string();
-    assert!(message.contains("limit 50ms: waiting for a connection for "), "{message}");
+    let of_pool = "limit 50ms: waiting for a connection of sqlite::memory: for ";
+    assert!(message.contains(of_pool), "{message}");
     assert!(cut.violation().cause.as_ref().unwrap().waiting().unwrap() >= limit / 2, "{message}");
 }

@@ -1,8 +1,8 @@
 //! Times, to the nanosecond: the clock stands still, and SQLite waits at a gate.
 
 use std::pin::pin;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -11,7 +11,7 @@ use request_budget::db::Query;
 use request_budget::db::sqlx::{Connection, Pool};
 use request_budget::report::Outcome;
 use request_budget::resource::Amount;
-use request_budget::{Budget, BudgetExt, Limit, Resource, Usage};
+use request_budget::{Budget, BudgetExt, Limit, Resource, Usage, Violation};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
 use sqlx::{ConnectOptions, Executor, Sqlite};
 use tokio::task::JoinHandle;
@@ -354,4 +354,45 @@ async fn a_guard_by_hand_takes_the_time_that_it_is_not_paused() {
     let usage = usage_of(work).await;
     assert_eq!((usage.query_time, usage.slow_query), (ms(116), ms(111)));
     assert_eq!((usage.queries, usage.repeated_queries, usage.rows), (2, 2, 2));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_connection_names_the_pool() {
+    let pool = |file: &str| {
+        let options = SqliteConnectOptions::new().filename(file);
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ms(600_000));
+        Pool::from(pool.connect_lazy_with(options.create_if_missing(true)))
+    };
+    let folder = std::env::temp_dir().join(format!("request-budget-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (orders, prices) = (pool(&file("orders.db")), pool(&file("prices.db")));
+    let held = (orders.acquire().await.unwrap(), prices.acquire().await.unwrap());
+    tokio::time::pause();
+    let work = async {
+        // A wait that is over, and short.
+        drop(tokio::time::timeout(ms(100), prices.acquire()).await);
+        drop(orders.acquire().await);
+    };
+    let cut = work.budgeted("job", Budget::new().total_time(ms(30_000))).await.unwrap_err();
+    let message = "job: 30s in total, limit 30s: waiting for a connection of sqlite:orders.db for 29.9s, \
+                   30s in all";
+    assert_eq!(cut.violation().to_string(), message);
+
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let reporter = {
+        let messages = Arc::clone(&messages);
+        move |violation: &Violation| messages.lock().unwrap().push(violation.to_string())
+    };
+    let (orders, prices) = (orders.with_name("or\nders"), prices.with_name("prices"));
+    let work = async {
+        drop(tokio::time::timeout(ms(300), orders.acquire()).await);
+        drop(tokio::time::timeout(ms(200), prices.acquire()).await);
+    };
+    let budget = Budget::new().connection_wait(ms(400));
+    work.budgeted("job", budget).with_reporter(reporter).await.unwrap();
+    let [message] = <[String; 1]>::try_from(messages.lock().unwrap().clone()).unwrap();
+    assert!(message.ends_with(r"waiting for connections, limit 400ms: pool or\nders"), "{message}");
+    drop(held);
+    std::fs::remove_dir_all(folder).unwrap();
 }

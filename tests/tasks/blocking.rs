@@ -39,7 +39,9 @@ fn a_thread_needs_no_runtime() {
     let work = || drop(black_box(Vec::<u8>::with_capacity(3_000)));
     std::thread::spawn(move || import.run(work)).join().unwrap().unwrap();
     assert_eq!(ledger.end().usage.memory, Some(3_000));
-    assert_eq!(ledger.messages(), ["import: 2.9 KiB of memory at peak, limit 1000 B"]);
+    let expected =
+        "import: 2.9 KiB of memory at peak, limit 1000 B: own code, up to 2.9 KiB in one poll";
+    assert_eq!(ledger.messages(), [expected]);
 }
 
 #[tokio::test(start_paused = true)]

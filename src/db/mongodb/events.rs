@@ -14,13 +14,13 @@ use mongodb::options::ServerAddress;
 
 use super::shape;
 use crate::memory;
+use crate::meter::pools::PoolId;
 use crate::meter::recording::{self, Kind};
 use crate::meter::table::{DatabaseId, Key};
 use crate::meter::{Meter, Suspect};
 use crate::report::elsewhere::{count_unattributed, note_task};
 use crate::resource::Resource;
 use crate::scope;
-use crate::time::nanos;
 
 /// The connections of one client that are out for a command.
 ///
@@ -54,7 +54,8 @@ impl Connections {
                     recording::record_elsewhere(Kind::Shape, None);
                     return;
                 };
-                meter.chain().for_each(|meter| add_connection_wait(&meter, event.duration));
+                let (chain, address) = (meter.chain(), &event.address);
+                chain.for_each(|meter| add_connection_wait(&meter, address, event.duration));
                 let id = self.client.connection(&event.address, event.connection_id);
                 meter.begin_command(id);
                 // What grows here grows for all work, not for this.
@@ -63,7 +64,8 @@ impl Connections {
             CmapEvent::ConnectionCheckoutFailed(event) => {
                 let meter = scope::current();
                 let chain = meter.iter().flat_map(|meter| meter.chain());
-                chain.for_each(|meter| add_connection_wait(&meter, event.duration));
+                let address = &event.address;
+                chain.for_each(|meter| add_connection_wait(&meter, address, event.duration));
             }
             CmapEvent::ConnectionCheckedIn(event) => {
                 self.back(&event.address, event.connection_id);
@@ -124,8 +126,15 @@ impl ClientId {
     }
 }
 
-fn add_connection_wait(meter: &Meter, wait: Duration) {
-    meter.add(Resource::ConnectionWait, nanos(wait), Suspect::Nobody);
+fn add_connection_wait(meter: &Meter, address: &ServerAddress, wait: Duration) {
+    meter.add_connection_wait(wait, || {
+        // Each unit of work has a longest wait, and of most it explains nothing: the name is not worth its making.
+        const LEAST: Duration = Duration::from_millis(1);
+        if wait < LEAST {
+            return PoolId::UNKNOWN;
+        }
+        memory::aside(|| PoolId::of(&format!("mongodb://{address}")))
+    });
 }
 
 /// What the driver sends by itself, in tasks of its own.

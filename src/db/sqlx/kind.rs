@@ -56,7 +56,10 @@ impl Kind {
     }
 }
 
-fn debug<DB: Database>(options: &<DB::Connection as sqlx::Connection>::Options) -> String {
+/// The options as text: what they hold cannot be asked for, not for a database that is not named.
+pub(super) fn debug<DB: Database>(
+    options: &<DB::Connection as sqlx::Connection>::Options,
+) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = write!(text, "{options:?}");

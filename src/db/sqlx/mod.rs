@@ -137,6 +137,7 @@
 //! compiler says so where it is asked for.
 
 mod acquire;
+mod address;
 #[cfg(any(feature = "any", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod aliases;
 mod boxed;

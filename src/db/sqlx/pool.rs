@@ -6,12 +6,14 @@ use std::sync::Arc;
 use sqlx::pool::{CloseEvent, PoolOptions};
 use sqlx::{Database, Executor, SqlSafeStr};
 
+use super::address;
 use super::connection::PoolConnection;
 use super::kind::Kind;
 use super::methods::Methods;
 use super::transaction::Transaction;
 use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
+use crate::meter::pools::PoolId;
 use crate::meter::table::DatabaseId;
 use crate::report::unmeasured::statements_are_metered;
 
@@ -23,9 +25,36 @@ pub struct Pool<DB: Database> {
     methods: &'static Methods<DB>,
     kind: Kind,
     database: DatabaseId,
+    name: PoolId,
 }
 
 impl<DB: Database> Pool<DB> {
+    /// Names the pool in what is reported of waits for its connections, at most 100 characters of it.
+    ///
+    /// Unless it is named, that is where it connects to, as in `postgres://db.example.com:5432/shop`. About a
+    /// thousand names are told apart in a process; pools with others have none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
+    /// use std::time::Duration;
+    /// use request_budget::{Budget, BudgetExt, sqlx::Pool};
+    /// use sqlx::sqlite::SqlitePoolOptions;
+    ///
+    /// let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// let pool = Pool::from(pool).with_name("replica");
+    /// let _held = pool.acquire().await?;
+    /// let work = pool.acquire().budgeted("export", Budget::new().total_time(Duration::from_millis(20)));
+    /// let cause = work.await.unwrap_err().violation().cause.clone();
+    /// assert_eq!(cause.unwrap().pool(), Some("replica"));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_name(self, name: &str) -> Self {
+        Self { name: PoolId::of(name), ..self }
+    }
+
     /// sqlx's own pool.
     ///
     /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's own
@@ -48,7 +77,7 @@ impl<DB: Database> Pool<DB> {
     /// As [`acquire`](Self::acquire), but borrowed, and for something that begins right then. The future of the driver is large: it is made where it
     /// stays, because each variable that holds it on the way would be a copy of it.
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
-        let wait = ConnectionWait::start();
+        let wait = ConnectionWait::start(self.name);
         let connection = Driver::for_itself(self.inner.acquire()).await?;
         Ok((self.metered(connection), wait.end()))
     }
@@ -166,14 +195,15 @@ where
         let kind = Kind::of(&inner);
         // What it connects to and how: two pools of one database with the same settings are the same.
         let database = DatabaseId::of(&inner.connect_options());
-        Self { inner, methods: Methods::of_driver(), kind, database }
+        let name = PoolId::of(&address::of(&inner, kind));
+        Self { inner, methods: Methods::of_driver(), kind, database, name }
     }
 }
 
 impl<DB: Database> Clone for Pool<DB> {
     fn clone(&self) -> Self {
-        let Self { inner, methods, kind, database } = self;
-        Self { inner: inner.clone(), methods, kind: *kind, database: *database }
+        let Self { inner, methods, kind, database, name } = self;
+        Self { inner: inner.clone(), methods, kind: *kind, database: *database, name: *name }
     }
 }
 
