@@ -23,7 +23,7 @@ use request_budget::mongodb::{Client, ClientSession, Detail, StartSession, Start
 use request_budget::report::{Attributes, Climb, Growth, Name, Outcome, Report, Reporter, Tally};
 use request_budget::resource::{Amount, Unit};
 use request_budget::scope::InCurrentBudget;
-use request_budget::sqlx::{Connection, Pool, PoolConnection, Transaction};
+use request_budget::sqlx::{BorrowedConnection, Connection, Pool, PoolConnection, Transaction};
 use request_budget::task::{
     Blocking, Budgeted, Describe, JobNaming, JobPolicy, TaskBudgetService, TryBudgeted,
 };
@@ -203,6 +203,7 @@ fn databases_are_handles_and_connections_are_values() {
     handle::<Pool<Sqlite>>();
     everywhere::<Connection<Sqlite>>();
     everywhere::<PoolConnection<Sqlite>>();
+    everywhere::<BorrowedConnection<'static, Sqlite>>();
     everywhere::<Transaction<'static, Sqlite>>();
     handle::<request_budget::redis::Connection<u8>>();
     handle::<Client>();

@@ -2,10 +2,16 @@
 
 mod health;
 
-use request_budget::sqlx::{Connection, Pool, SqlitePoolConnection, SqliteTransaction};
-use request_budget::{Budget, BudgetExt, Usage};
+use futures_util::TryStreamExt;
+use request_budget::sqlx::{
+    BorrowedConnection, Connection, Pool, SqlitePoolConnection, SqliteTransaction,
+};
+use request_budget::{Budget, BudgetExt, Cut, Limit, Usage};
 use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{Acquire, Database, Executor, Sqlite, SqlitePool, Transaction};
+use sqlx::{
+    Acquire, Connection as _, Database, Executor, Sqlite, SqliteConnection, SqliteExecutor,
+    SqlitePool, Transaction,
+};
 
 async fn on_pool<DB: Database>(pool: &sqlx::Pool<DB>) -> sqlx::Result<()>
 where
@@ -101,11 +107,11 @@ async fn metered_code_needs_no_name_of_its_database() {
     assert_eq!((usage.queries, usage.transactions, usage.unmetered), (5, 2, 0));
 }
 
-async fn of_sqlx(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+async fn of_sqlx(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     sqlx::query("SELECT 1").execute(connection).await.map(drop)
 }
 
-async fn by_reference<C: AsMut<sqlx::SqliteConnection>>(mut connection: C) -> sqlx::Result<()> {
+async fn by_reference<C: AsMut<SqliteConnection>>(mut connection: C) -> sqlx::Result<()> {
     of_sqlx(connection.as_mut()).await
 }
 
@@ -171,4 +177,67 @@ async fn a_pool_has_the_settings_of_the_one_that_it_is_made_of() {
     let closed = pool.close_event();
     pool.close().await;
     closed.await;
+}
+
+async fn count(on: impl SqliteExecutor<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM posts").fetch_one(on).await
+}
+
+/// A function that is handed sqlx's own connection.
+async fn save(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    let mut metered = BorrowedConnection::new(connection);
+    metered.execute("CREATE TABLE posts (id INTEGER)").await?;
+    metered.execute("INSERT INTO posts VALUES (1); INSERT INTO posts VALUES (2)").await?;
+    assert_eq!(count(&mut metered).await?, 2);
+    let ids: Vec<_> = metered.fetch("SELECT id FROM posts").try_collect().await?;
+    assert_eq!(ids.len(), 2);
+    assert!(metered.fetch_optional("SELECT id FROM posts WHERE id = 3").await?.is_none());
+    metered.unmetered().execute("DROP TABLE posts").await.map(drop)
+}
+
+#[tokio::test]
+async fn what_is_executed_on_a_borrowed_connection_is_counted() -> sqlx::Result<()> {
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await?;
+    let work = async {
+        save(&mut connection).await?;
+        Ok::<_, sqlx::Error>(Usage::current().unwrap())
+    };
+    let usage = work.budgeted("work", Budget::new()).await.unwrap()?;
+    // As on a connection of ours: both statements of a batch count.
+    assert_eq!((usage.queries, usage.rows), (6, 3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_executed_in_a_hook_through_a_borrowed_connection_is_counted() -> sqlx::Result<()> {
+    let options = SqlitePoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            connection.execute("PRAGMA cache_size = 100").await?;
+            BorrowedConnection::new(connection).execute("PRAGMA foreign_keys = ON").await.map(drop)
+        })
+    });
+    let pool = Pool::from(options.connect_lazy("sqlite::memory:")?);
+    let work = async {
+        pool.execute("SELECT 1").await?;
+        Ok::<_, sqlx::Error>(Usage::current().unwrap())
+    };
+    let usage = work.budgeted("work", Budget::new()).await.unwrap()?;
+    assert_eq!((usage.queries, usage.unmetered), (2, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn past_a_hard_limit_a_borrowed_connection_executes_nothing() -> sqlx::Result<()> {
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await?;
+    let mut tx = Acquire::begin(&mut connection).await?;
+    let work = async {
+        let mut metered = BorrowedConnection::new(&mut *tx);
+        metered.execute("CREATE TABLE posts (id INTEGER)").await.expect("allowed");
+        let error = metered.execute("INSERT INTO posts VALUES (1)").await.expect_err("refused");
+        assert!(Cut::find(&error).is_some(), "{error}");
+    };
+    work.budgeted("work", Budget::new().queries(Limit::hard(1))).await.expect_err("cut");
+    // Its owner goes on with it.
+    assert_eq!(count(&mut *tx).await?, 0);
+    tx.commit().await
 }

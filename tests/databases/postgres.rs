@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use proptest::test_runner::{Config, TestRunner};
+use request_budget::sqlx::BorrowedConnection;
 use request_budget::{Budget, BudgetExt, Cut, Usage};
-use sqlx::postgres::{PgAdvisoryLock, PgConnectOptions, PgExecutor, PgPoolOptions, PgSslMode};
-use sqlx::{PgPool, Postgres, QueryBuilder, Row, SqlSafeStr};
+use sqlx::postgres::{
+    PgAdvisoryLock, PgConnectOptions, PgExecutor, PgListener, PgPoolOptions, PgSslMode,
+};
+use sqlx::{Acquire, Executor, PgPool, Postgres, QueryBuilder, Row, SqlSafeStr};
 
 use crate::sql::{Dialect, programs, programs_on, usage_of};
 use crate::{Suite, runtime, with_runtime};
@@ -25,6 +28,7 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("postgres_errors_are_those_of_the_driver", errors_unchanged),
             ("postgres_any_driver_is_counted", any_driver),
             ("postgres_advisory_lock_takes_a_metered_connection", advisory_lock),
+            ("postgres_borrowed_connection_is_counted_and_stays_its_owner_s", borrowed),
             ("postgres_listen_and_migrations_go_by_the_unmetered_pool", unmetered_uses),
         ],
     );
@@ -418,12 +422,49 @@ fn any_driver(url: &str) {
     });
 }
 
+fn borrowed(url: &str) {
+    with_runtime(0, async {
+        let options = PgPoolOptions::new().after_connect(|connection, _| {
+            Box::pin(async move {
+                let mut metered = BorrowedConnection::new(connection);
+                metered.execute("SET application_name = 'borrowed'").await.map(drop)
+            })
+        });
+        let hooked = Pool::from(options.connect_lazy(url).expect("a connection string"));
+        let name = sqlx::query_scalar::<_, String>("SHOW application_name");
+        let usage = usage_of(async {
+            assert_eq!(name.fetch_one(&hooked).await.expect("executes"), "borrowed");
+        });
+        assert_eq!(usage.await.queries, 2);
+
+        let mut listener = PgListener::connect(url).await.expect("connects");
+        let connection = listener.acquire().await.expect("is connected");
+        let two = || sqlx::query_scalar::<_, i32>("SELECT 2");
+        let usage = usage_of(async {
+            let mut metered = BorrowedConnection::new(&mut *connection);
+            assert_eq!(two().fetch_one(&mut metered).await.expect("executes"), 2);
+            let texts = ["SELECT 1", "SELECT 2"].join(";");
+            let batch = sqlx::raw_sql(sqlx::AssertSqlSafe(texts)).execute(&mut metered).await;
+            batch.expect("executes");
+        });
+        assert_eq!(usage.await.queries, 3);
+
+        let work = async {
+            let mut metered = BorrowedConnection::new(&mut *connection);
+            drop(metered.execute("SELECT pg_sleep(0.3)").await);
+        };
+        let budget = Budget::new().total_time(Duration::from_millis(100));
+        work.budgeted("work", budget).await.expect_err("cut");
+        // What is left of it is waited for, and belongs to nobody else.
+        assert_eq!(two().fetch_one(&mut *connection).await.expect("executes"), 2);
+    });
+}
+
 fn unmetered_uses(url: &str) {
     with_runtime(0, async {
         let pool = pool(url, "unmetered", 2).await;
         let usage = usage_of(async {
-            let mut listener =
-                sqlx::postgres::PgListener::connect_with(pool.unmetered()).await.expect("connects");
+            let mut listener = PgListener::connect_with(pool.unmetered()).await.expect("connects");
             listener.listen("news").await.expect("listens");
             sqlx::query("NOTIFY news, 'hello'").execute(&pool).await.expect("notifies");
             assert_eq!(listener.recv().await.expect("receives").payload(), "hello");

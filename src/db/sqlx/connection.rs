@@ -7,12 +7,12 @@ use std::ops::{Deref, DerefMut};
 use futures_core::future::BoxFuture;
 use sqlx::{Connection as _, Database, Executor, SqlSafeStr};
 
-use super::changes::Changes;
 use super::clean;
-use super::control::{Sent, queue, send};
+use super::control::queue;
 use super::execution::uncounted;
 use super::kind::Kind;
 use super::methods::Methods;
+use super::session::{Handle, Session, State, Transactions};
 use super::transaction::Transaction;
 use crate::meter::recording::for_library;
 use crate::meter::table::DatabaseId;
@@ -25,33 +25,7 @@ use crate::{memory, scope};
 pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
-    methods: &'static Methods<DB>,
-    database: DatabaseId,
-    was_interrupted: bool,
-    kind: Kind,
-    changes: Changes,
-    transactions: Transactions,
-}
-
-/// What is known of the transactions of a connection.
-#[derive(Debug, Default)]
-pub(super) struct Transactions {
-    /// How many of ours are open: one, and the savepoints in it.
-    pub(super) open: u32,
-    pub(super) state: State,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// The server is where the driver believes it is.
-    #[default]
-    InStep,
-    /// A `BEGIN` was dropped midway: a transaction may be open, and is to be rolled back.
-    Stray,
-    /// The open transaction has been rolled back, with all that it consists of.
-    Lost,
-    /// A savepoint was dropped midway of which nobody knows whether it is there: only closing helps.
-    Broken,
+    session: Session<DB>,
 }
 
 enum Raw<DB: Database> {
@@ -66,29 +40,7 @@ impl<DB: Database> Connection<DB> {
         for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     {
         crate::report::unmeasured::statements_are_metered();
-        Self::from_raw(
-            Some(Raw::Single(Box::new(raw))),
-            Methods::of_driver(),
-            Kind::of_single::<DB>(),
-            DatabaseId::UNKNOWN,
-        )
-    }
-
-    fn from_raw(
-        raw: Option<Raw<DB>>,
-        methods: &'static Methods<DB>,
-        kind: Kind,
-        database: DatabaseId,
-    ) -> Self {
-        Self {
-            raw,
-            methods,
-            database,
-            was_interrupted: false,
-            kind,
-            changes: Changes::default(),
-            transactions: Transactions::default(),
-        }
+        Self { raw: Some(Raw::Single(Box::new(raw))), session: Session::of_single() }
     }
 
     /// sqlx's own connection.
@@ -97,7 +49,7 @@ impl<DB: Database> Connection<DB> {
     /// own type: migrations, `COPY`, hooks of a driver.
     pub fn unmetered(&mut self) -> &mut DB::Connection {
         // What is done to it is not seen.
-        self.changes.is_lasting = true;
+        self.session.changes.is_lasting = true;
         self.parts().0
     }
 
@@ -109,65 +61,33 @@ impl<DB: Database> Connection<DB> {
         self
     }
 
-    /// What the driver's connection does as an executor.
-    pub(super) fn methods(&self) -> &'static Methods<DB> {
-        self.methods
-    }
-
-    /// On what its statements are executed.
-    pub(super) fn database(&self) -> DatabaseId {
-        self.database
+    /// The driver's connection, and what is known of it.
+    pub(super) fn handle(&mut self) -> Handle<'_, DB> {
+        let raw = match self.raw.as_mut().expect("whole until it is closed") {
+            Raw::Pooled(raw) => &mut **raw,
+            Raw::Single(raw) => &mut **raw,
+        };
+        Handle { raw, session: &mut self.session }
     }
 
     /// Makes sure that a statement executed now is in the transaction that it is meant for, or in none.
     pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
-        match self.transactions.state {
-            State::InStep => Ok(()),
-            State::Stray => self.roll_back_stray().await,
-            State::Lost | State::Broken => Err(lost()),
-        }
-    }
-
-    /// Whether there is nothing to [`settle`](Self::settle).
-    pub(super) fn is_settled(&self) -> bool {
-        self.transactions.state == State::InStep
-    }
-
-    #[cold]
-    async fn roll_back_stray(&mut self) -> sqlx::Result<()> {
-        let (raw, was_interrupted) = self.parts();
-        let sent = uncounted(send::<DB>(raw, "ROLLBACK"), was_interrupted).await;
-        self.transactions.state = match &sent {
-            // Refused where there was none.
-            Sent::Outside | Sent::Refused(_) => State::InStep,
-            Sent::InTransaction | Sent::Failed(_) => State::Broken,
-        };
-        match sent {
-            Sent::Outside | Sent::Refused(_) => Ok(()),
-            Sent::InTransaction => Err(lost()),
-            Sent::Failed(error) => Err(error),
-        }
+        self.handle().settle().await
     }
 
     /// Notes that a transaction, which is the outermost, has been dropped midway in its beginning.
     pub(super) fn has_strayed(&mut self) {
-        match self.kind {
+        match self.session.kind {
             // Its thread rolls back by itself what nobody has waited for.
             Kind::SqliteFile | Kind::SqliteMemory => {}
             Kind::Postgres => queue::<DB>(self.parts().0, "ROLLBACK"),
-            Kind::MySql | Kind::Other => self.transactions.state = State::Stray,
+            Kind::MySql | Kind::Other => self.session.transactions.state = State::Stray,
         }
     }
 
     /// What is known of the transactions, and which database it is.
     pub(super) fn transactions(&mut self) -> (&mut Transactions, Kind) {
-        (&mut self.transactions, self.kind)
-    }
-
-    /// Notes what a statement that is about to be executed may change in the session.
-    #[inline]
-    pub(super) fn note(&mut self, text: &str, may_be_batch: bool) {
-        self.changes.note(self.kind, text, may_be_batch);
+        (&mut self.session.transactions, self.session.kind)
     }
 
     /// The driver's connection, to be looked at.
@@ -180,11 +100,7 @@ impl<DB: Database> Connection<DB> {
 
     /// The driver's connection, and where to note that a statement on it was interrupted.
     pub(super) fn parts(&mut self) -> (&mut DB::Connection, &mut bool) {
-        let raw = match self.raw.as_mut().expect("whole until it is closed") {
-            Raw::Pooled(raw) => &mut **raw,
-            Raw::Single(raw) => &mut **raw,
-        };
-        (raw, &mut self.was_interrupted)
+        self.handle().into_parts()
     }
 
     /// Begins a transaction, or a savepoint inside the one that is open.
@@ -258,23 +174,17 @@ impl<DB: Database> Drop for Connection<DB> {
     fn drop(&mut self) {
         let Some(Raw::Pooled(raw)) = self.raw.take() else { return };
         let is_abandoned = || scope::current().is_some_and(|meter| meter.is_abandoned());
-        if self.transactions.state == State::Broken {
+        let session = &mut self.session;
+        if session.transactions.state == State::Broken {
             clean::close(raw);
-        } else if self.was_interrupted || !self.is_settled() || is_abandoned() {
-            clean::give_back(raw, self.kind, mem::take(&mut self.changes));
+        } else if session.was_interrupted || !session.is_settled() || is_abandoned() {
+            clean::give_back(raw, session.kind, mem::take(&mut session.changes));
         } else {
             // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory, and no task
             // that the work spawned.
             memory::aside(|| for_library(|| drop(raw)));
         }
     }
-}
-
-/// What the owner of a transaction is told that is not there any more.
-#[cold]
-pub(super) fn lost() -> sqlx::Error {
-    let reason = "the transaction was rolled back, because a savepoint in it was dropped midway";
-    sqlx::Error::Protocol(reason.to_owned())
 }
 
 impl<DB: Database> fmt::Debug for Connection<DB> {
@@ -296,7 +206,8 @@ impl<DB: Database> PoolConnection<DB> {
         kind: Kind,
         database: DatabaseId,
     ) -> Self {
-        Self(Connection::from_raw(Some(Raw::Pooled(raw)), methods, kind, database))
+        let session = Session::new(methods, kind, database);
+        Self(Connection { raw: Some(Raw::Pooled(raw)), session })
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -329,10 +240,10 @@ impl<DB: Database> PoolConnection<DB> {
             Raw::Pooled(raw) => Raw::Single(Box::new(raw.detach())),
             single @ Raw::Single(_) => single,
         });
-        let (methods, kind) = (self.0.methods, self.0.kind);
-        let mut detached = Connection::from_raw(raw, methods, kind, self.0.database);
-        detached.transactions = mem::take(&mut self.0.transactions);
-        detached
+        let Session { methods, kind, database, .. } = self.0.session;
+        let mut session = Session::new(methods, kind, database);
+        session.transactions = mem::take(&mut self.0.session.transactions);
+        Connection { raw, session }
     }
 }
 

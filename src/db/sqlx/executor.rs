@@ -12,90 +12,119 @@ use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::{Database, Describe, Execute, Executor, SqlStr};
 
+use super::borrowed::BorrowedConnection;
 use super::boxed::Boxed;
 use super::connection::Connection;
 use super::execution::{Execution, uncounted};
 use super::pool::Pool;
 use super::refuse;
 use super::request::Request;
+use super::session::Handle;
 use super::stream::{Results, Rows, Step};
 use crate::db::Begun;
 use crate::db::driver::Driver;
 
-impl<'c, DB: Database> Executor<'c> for &'c mut Connection<DB> {
-    type Database = DB;
+/// What has a connection, and gives it out as a [`Handle`], as an executor.
+macro_rules! connection_executor {
+    (<$($lifetime:lifetime,)* $DB:ident> $connection:ty) => {
+        impl<'c, $($lifetime,)* $DB: Database> Executor<'c> for &'c mut $connection {
+            type Database = $DB;
 
-    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<DB::QueryResult>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        Box::pin(execute::<DB>(self, Request::new(query), None))
-    }
-
-    fn execute_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<DB::QueryResult>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        let mut results = Results::<DB>::new(self, Request::new(query), None, Rows::ThrownAway);
-        Box::pin(try_stream! {
-            while let Some(step) = next(&mut results).await {
-                if let Step::<DB>::Left(result) = step? {
-                    yield result;
-                }
+            fn execute<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, sqlx::Result<$DB::QueryResult>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $DB>,
+            {
+                Box::pin(execute::<$DB>(self.handle(), Request::new(query), None))
             }
-        })
-    }
 
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step<DB>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        Box::pin(Results::<DB>::new(self, Request::new(query), None, Rows::HandedOut))
-    }
+            fn execute_many<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxStream<'e, sqlx::Result<$DB::QueryResult>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $DB>,
+            {
+                let (handle, request) = (self.handle(), Request::new(query));
+                let mut results = Results::<$DB>::new(handle, request, None, Rows::ThrownAway);
+                Box::pin(try_stream! {
+                    while let Some(step) = next(&mut results).await {
+                        if let Step::<$DB>::Left(result) = step? {
+                            yield result;
+                        }
+                    }
+                })
+            }
 
-    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Vec<DB::Row>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        Box::pin(fetch_all::<DB>(self, Request::new(query), None))
-    }
+            fn fetch_many<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxStream<'e, sqlx::Result<Step<$DB>>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $DB>,
+            {
+                let (handle, request) = (self.handle(), Request::new(query));
+                Box::pin(Results::<$DB>::new(handle, request, None, Rows::HandedOut))
+            }
 
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DB::Row>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        Box::pin(fetch_optional::<DB>(self, Request::new(query), None))
-    }
+            fn fetch_all<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, sqlx::Result<Vec<$DB::Row>>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $DB>,
+            {
+                Box::pin(fetch_all::<$DB>(self.handle(), Request::new(query), None))
+            }
 
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [DB::TypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<DB::Statement>>
-    where
-        'c: 'e,
-    {
-        let methods = self.methods();
-        let (connection, was_interrupted) = self.parts();
-        let prepared = Driver::for_itself((methods.prepare_with)(connection, sql, parameters));
-        Box::pin(uncounted(prepared, was_interrupted))
-    }
+            fn fetch_optional<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, sqlx::Result<Option<$DB::Row>>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $DB>,
+            {
+                Box::pin(fetch_optional::<$DB>(self.handle(), Request::new(query), None))
+            }
 
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<DB>>>
-    where
-        'c: 'e,
-    {
-        let methods = self.methods();
-        let (connection, was_interrupted) = self.parts();
-        let described = Driver::for_itself((methods.describe)(connection, sql));
-        Box::pin(uncounted(described, was_interrupted))
-    }
+            fn prepare_with<'e>(
+                self,
+                sql: SqlStr,
+                parameters: &'e [$DB::TypeInfo],
+            ) -> BoxFuture<'e, sqlx::Result<$DB::Statement>>
+            where
+                'c: 'e,
+            {
+                let handle = self.handle();
+                let methods = handle.methods();
+                let (connection, was_interrupted) = handle.into_parts();
+                let prepared = (methods.prepare_with)(connection, sql, parameters);
+                Box::pin(uncounted(Driver::for_itself(prepared), was_interrupted))
+            }
+
+            fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<$DB>>>
+            where
+                'c: 'e,
+            {
+                let handle = self.handle();
+                let methods = handle.methods();
+                let (connection, was_interrupted) = handle.into_parts();
+                let described = (methods.describe)(connection, sql);
+                Box::pin(uncounted(Driver::for_itself(described), was_interrupted))
+            }
+        }
+    };
 }
+
+connection_executor!(<DB> Connection<DB>);
+connection_executor!(<'r, DB> BorrowedConnection<'r, DB>);
 
 /// Waits for a connection, then does as the connection does.
 impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
@@ -109,7 +138,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
         let (pool, request) = (self.clone(), Request::new(query));
         Boxed::pin(|| async move {
             let (mut connection, begun) = pool.checkout().await?;
-            execute::<DB>(&mut connection, request, Some(begun)).await
+            execute::<DB>(connection.handle(), request, Some(begun)).await
         })
     }
 
@@ -123,7 +152,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
             try_stream! {
                 let (mut connection, begun) = pool.checkout().await?;
                 let mut results =
-                    Results::<DB>::new(&mut connection, request, Some(begun), Rows::ThrownAway);
+                    Results::<DB>::new(connection.handle(), request, Some(begun), Rows::ThrownAway);
                 while let Some(step) = next(&mut results).await {
                     if let Step::<DB>::Left(result) = step? {
                         yield result;
@@ -143,7 +172,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
             try_stream! {
                 let (mut connection, begun) = pool.checkout().await?;
                 let mut results =
-                    Results::<DB>::new(&mut connection, request, Some(begun), Rows::HandedOut);
+                    Results::<DB>::new(connection.handle(), request, Some(begun), Rows::HandedOut);
                 while let Some(step) = next(&mut results).await {
                     yield step?;
                 }
@@ -159,7 +188,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
         let (pool, request) = (self.clone(), Request::new(query));
         Boxed::pin(|| async move {
             let (mut connection, begun) = pool.checkout().await?;
-            fetch_all::<DB>(&mut connection, request, Some(begun)).await
+            fetch_all::<DB>(connection.handle(), request, Some(begun)).await
         })
     }
 
@@ -171,7 +200,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
         let (pool, request) = (self.clone(), Request::new(query));
         Boxed::pin(|| async move {
             let (mut connection, begun) = pool.checkout().await?;
-            fetch_optional::<DB>(&mut connection, request, Some(begun)).await
+            fetch_optional::<DB>(connection.handle(), request, Some(begun)).await
         })
     }
 
@@ -197,7 +226,7 @@ impl<'p, DB: Database> Executor<'p> for &Pool<DB> {
 }
 
 async fn execute<DB: Database>(
-    connection: &mut Connection<DB>,
+    mut connection: Handle<'_, DB>,
     request: Request<DB>,
     begun: Option<Begun>,
 ) -> sqlx::Result<DB::QueryResult> {
@@ -215,7 +244,7 @@ async fn execute<DB: Database>(
     connection.settle().await?;
     connection.note(request.text(), false);
     let (database, methods) = (connection.database(), connection.methods());
-    let (connection, was_interrupted) = connection.parts();
+    let (connection, was_interrupted) = connection.into_parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
@@ -227,7 +256,7 @@ async fn execute<DB: Database>(
 }
 
 async fn fetch_all<DB: Database>(
-    connection: &mut Connection<DB>,
+    connection: Handle<'_, DB>,
     request: Request<DB>,
     begun: Option<Begun>,
 ) -> sqlx::Result<Vec<DB::Row>> {
@@ -242,14 +271,14 @@ async fn fetch_all<DB: Database>(
 }
 
 async fn fetch_optional<DB: Database>(
-    connection: &mut Connection<DB>,
+    mut connection: Handle<'_, DB>,
     request: Request<DB>,
     begun: Option<Begun>,
 ) -> sqlx::Result<Option<DB::Row>> {
     connection.settle().await?;
     connection.note(request.text(), false);
     let (database, methods) = (connection.database(), connection.methods());
-    let (connection, was_interrupted) = connection.parts();
+    let (connection, was_interrupted) = connection.into_parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),

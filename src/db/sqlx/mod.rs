@@ -60,7 +60,8 @@
 //! your own (`sqlx::query("BEGIN")`) they are queries as any other, and no transactions. No query either is
 //! `prepare` or `describe`, nor what the pool does to connect or to test a connection, its hooks
 //! (`after_connect`, `before_acquire`) included: these are not [`unmetered`](crate::Usage::unmetered)
-//! either. A rollback by drop waits for nothing, so it takes no time of the work.
+//! either. In a hook, what is executed through a [`BorrowedConnection`] is counted, for the work that waits
+//! for the connection. A rollback by drop waits for nothing, so it takes no time of the work.
 //!
 //! # What is refused
 //!
@@ -124,6 +125,7 @@
 //! | `impl PgExecutor<'_>`, `impl Executor<'_, Database = Postgres>` | nothing: pass `&pool`, `&mut *conn`, `&mut *tx` |
 //! | `&mut PgConnection`, `&mut PgTransaction<'_>` | import ours of the same name |
 //! | `&mut PgConnection` of sqlx, in a library | pass `&mut tx` or `&mut conn`: it compiles, but is **not counted** |
+//! | nothing, but is handed `&mut PgConnection` of sqlx (`after_connect`, `PgListener`) | execute on `&mut BorrowedConnection::new(connection)` |
 //! | `impl AsMut<PgConnection>` (`PgAdvisoryLock`) | pass the `PoolConnection` or the transaction: likewise |
 //! | `impl Acquire<'_>` (`migrate!().run(..)`) | pass `pool.unmetered()` |
 //! | a pool of sqlx (`PgListener::connect_with`, a session store) | pass `pool.unmetered()` |
@@ -140,6 +142,7 @@ mod acquire;
 mod address;
 #[cfg(any(feature = "any", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod aliases;
+mod borrowed;
 mod boxed;
 mod changes;
 mod clean;
@@ -152,11 +155,13 @@ mod methods;
 mod pool;
 mod raw;
 mod request;
+mod session;
 mod stream;
 mod transaction;
 
 #[cfg(any(feature = "any", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use aliases::*;
+pub use borrowed::BorrowedConnection;
 pub use connection::{Connection, PoolConnection};
 pub use pool::Pool;
 pub use transaction::Transaction;

@@ -9,10 +9,10 @@ use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::{Database, Either};
 
-use super::connection::Connection;
 use super::execution::Execution;
 use super::refused;
 use super::request::Request;
+use super::session::Handle;
 use crate::db::{Begun, Query, driver};
 use crate::deadline::Refusal;
 use crate::error::Cut;
@@ -41,13 +41,13 @@ pub(super) enum Rows {
 
 enum State<'e, DB: Database> {
     New {
-        connection: &'e mut Connection<DB>,
+        connection: Handle<'e, DB>,
         request: Request<DB>,
         begun: Option<Begun>,
     },
     /// What was begun on the connection before, and dropped midway, is rolled back first.
     Settling {
-        settled: BoxFuture<'e, sqlx::Result<&'e mut Connection<DB>>>,
+        settled: BoxFuture<'e, sqlx::Result<Handle<'e, DB>>>,
         request: Request<DB>,
         begun: Option<Begun>,
     },
@@ -81,7 +81,7 @@ struct Batch {
 
 impl<'e, DB: Database> Results<'e, DB> {
     pub(super) fn new(
-        connection: &'e mut Connection<DB>,
+        connection: Handle<'e, DB>,
         request: Request<DB>,
         begun: Option<Begun>,
         rows: Rows,
@@ -93,7 +93,7 @@ impl<'e, DB: Database> Results<'e, DB> {
     fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<sqlx::Result<()>> {
         loop {
             match mem::replace(&mut self.state, State::Done) {
-                State::New { connection, request, begun } if connection.is_settled() => {
+                State::New { mut connection, request, begun } if connection.is_settled() => {
                     let batch = Batch { is_possible: request.may_be_batch(), is_counted: true };
                     connection.note(request.text(), batch.is_possible);
                     let query = match request.start(begun, connection.database()) {
@@ -104,13 +104,13 @@ impl<'e, DB: Database> Results<'e, DB> {
                         }
                     };
                     let methods = connection.methods();
-                    let (connection, was_interrupted) = connection.parts();
+                    let (connection, was_interrupted) = connection.into_parts();
                     let execution = Execution::new(query, was_interrupted);
                     let results = Driven(Some((methods.fetch_many)(connection, request)));
                     self.state = State::Running { results, execution, batch };
                 }
-                State::New { connection, request, begun } => {
-                    let settled = async { connection.settle().await.map(|()| connection) };
+                State::New { mut connection, request, begun } => {
+                    let settled = async move { connection.settle().await.map(|()| connection) };
                     self.state = State::Settling { settled: Box::pin(settled), request, begun };
                 }
                 State::Settling { mut settled, request, begun } => {

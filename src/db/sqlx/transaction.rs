@@ -6,10 +6,11 @@ use std::ops::{Deref, DerefMut};
 use sqlx::{Database, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
-use super::connection::{Connection, PoolConnection, State, lost};
+use super::connection::{Connection, PoolConnection};
 use super::control::{queue, queue_rollbacks};
 use super::execution::Execution;
 use super::refuse;
+use super::session::{State, lost};
 use crate::db::TransactionWait;
 use crate::db::driver::Driver;
 
