@@ -98,30 +98,30 @@ impl<T> Held<T> {
     }
 }
 
-/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way.
+/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way: all that is
+/// `Send + 'static`, as what axum, tonic and hyper's servers run has to be anyway.
 ///
-/// With the feature `mongodb` this is all that is `Send + 'static`, as what axum and hyper's servers run
-/// has to be anyway. Without it, it is everything.
-#[cfg(feature = "mongodb")]
+/// Asked of the futures and bodies under a [`BudgetLayer`](crate::BudgetLayer), whether or not the feature
+/// `mongodb` is on: a dependency that switches it on changes no bound.
 pub trait Detachable: Send + 'static {}
 
-#[cfg(feature = "mongodb")]
 impl<T: Send + 'static> Detachable for T {}
-
-/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way.
-///
-/// With the feature `mongodb` this is all that is `Send + 'static`. Without it, it is everything.
-#[cfg(not(feature = "mongodb"))]
-pub trait Detachable {}
-
-#[cfg(not(feature = "mongodb"))]
-impl<T> Detachable for T {}
 
 #[cfg(feature = "mongodb")]
 static COMMANDS_MAY_BE_UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
 /// Notes that this process has a MongoDB client of ours.
+///
+/// What was begun before lies in no box, and is dropped at once when it ends early. Where that may be so, because
+/// the first client is made in the middle of work, an event says it.
 #[cfg(feature = "mongodb")]
 pub(crate) fn expect_commands() {
-    COMMANDS_MAY_BE_UNDER_WAY.store(true, Relaxed);
+    if !COMMANDS_MAY_BE_UNDER_WAY.swap(true, Relaxed) && crate::scope::current().is_some() {
+        tracing::event!(
+            target: crate::report::fields::HEALTH,
+            tracing::Level::WARN,
+            "the first MongoDB client of this process was made inside a unit of work: requests that had begun \
+             before drop their commands midway when they are cut; make the client before the first request",
+        );
+    }
 }

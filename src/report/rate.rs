@@ -23,6 +23,10 @@ use crate::violation::Severity;
 ///
 /// With `u32::MAX` all events are emitted, and with 0 none.
 ///
+/// It belongs to the log, which all work of the process shares, and not to a budget or a layer. It can be called
+/// at any time, the last call counts from then on, and nothing but the number of events depends on it: not
+/// what is counted, cut, or given to reporters.
+///
 /// # Names without bound
 ///
 /// About a thousand kinds of violation have a rate of their own at a time, and another thousand whose work has a

@@ -53,7 +53,9 @@
 //!
 //! * That task is outside every limit on concurrency around the layer, and outside its task-locals: put
 //!   layers that set task-locals inside of the budget layer.
-//! * Make the client before the first request: what was begun before there was one is dropped at once.
+//! * Make the first client of the process before the first request: what was begun before there was one is
+//!   dropped at once. Where it is made inside a unit of work, an event at WARN says so, with the target
+//!   [`HEALTH`](crate::report::fields::HEALTH). Further clients can be made at any time.
 //! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
 //! * A handler that runs commands side by side goes on for as long as any is under way.
 //! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]; or committed, if its
