@@ -8,9 +8,12 @@
 use std::env;
 use std::process::Command;
 
-use request_budget::sqlx::{Pool, PoolConnection};
+use request_budget::sqlx::{BorrowedConnection, PgTransaction, Pool, PoolConnection};
+use request_budget::{Budget, BudgetLayer};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{PgPool, Postgres};
+use sqlx::postgres::PgAdvisoryLock;
+use sqlx::{PgConnection, PgPool, Postgres};
+use tower::{Layer, Service};
 
 async fn migrate(migrator: &Migrator, pool: &Pool<Postgres>) -> Result<(), MigrateError> {
     #[cfg(wrong = "acquire from a pool")]
@@ -38,6 +41,37 @@ fn pools(theirs: PgPool, ours: Pool<Postgres>) {
     #[cfg(wrong = "their pool for ours")]
     metered(theirs.clone());
     metered(theirs.into());
+}
+
+/// Helpers that take sqlx's own connection.
+async fn helpers(mut tx: PgTransaction<'_>, connection: PoolConnection<Postgres>) {
+    async fn save(connection: &mut PgConnection) {
+        #[cfg(wrong = "a borrowed connection as an argument by value")]
+        drop(sqlx::query("SELECT 1").execute(BorrowedConnection::new(connection)).await);
+        drop(sqlx::query("SELECT 1").execute(&mut BorrowedConnection::new(connection)).await);
+    }
+
+    save(&mut tx).await;
+    save(&mut *tx).await;
+    drop(PgAdvisoryLock::new("posts").acquire(connection).await);
+}
+
+/// A body of a response that stays on its thread.
+fn on_one_thread() {
+    fn is_service<S: Service<http::Request<()>>>(_: S) {}
+
+    #[cfg(wrong = "a future that is not `Send`")]
+    type Kept = std::rc::Rc<()>;
+    #[cfg(not(wrong = "a future that is not `Send`"))]
+    type Kept = std::sync::Arc<()>;
+
+    let handler = |_: http::Request<()>| async {
+        let kept = Kept::new(());
+        tokio::task::yield_now().await;
+        drop(kept);
+        Ok::<_, std::convert::Infallible>(http::Response::new(axum::body::Body::empty()))
+    };
+    is_service(BudgetLayer::new(Budget::new()).layer(tower::service_fn(handler)));
 }
 
 /// Compiles this file with one wrong piece in it; what the compiler said, white space made even.
@@ -94,6 +128,27 @@ fn neither_pool_passes_for_the_other() {
     );
     assert_says(
         &compile_with("their pool for ours"),
-        &["error[E0308]", "expected `request_budget::sqlx::Pool<Postgres>`, found `sqlx::Pool<"],
+        &[
+            "error[E0308]",
+            "expected `request_budget::sqlx::Pool<Postgres>`, found `sqlx::Pool<",
+            // The way from theirs to ours.
+            ".into()",
+        ],
+    );
+}
+
+#[test]
+fn a_borrowed_connection_is_an_executor_by_reference() {
+    assert_says(
+        &compile_with("a borrowed connection as an argument by value"),
+        &["error[E0277]", "Executor<'_>", "&mut BorrowedConnection"],
+    );
+}
+
+#[test]
+fn a_future_under_the_layer_is_one_of_any_thread_whatever_the_features() {
+    assert_says(
+        &compile_with("a future that is not `Send`"),
+        &["the trait `Send` is not implemented for `Rc<()>`", "Future: Detachable"],
     );
 }
