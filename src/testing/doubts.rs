@@ -1,6 +1,7 @@
 //! What an assertion that passes may have missed: no reason to fail it, but to warn.
 
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::record::Account;
@@ -90,9 +91,16 @@ fn of_surroundings(account: &Account) -> Vec<String> {
     };
     let mut outside: Vec<_> = surroundings.outside.iter().filter(is_begun).collect();
     let mut earlier: Vec<&Arc<Entry>> = Vec::new();
+    let looked_at = surroundings.wakes.iter().map(|woken| &woken.site);
+    let mut looked_at = looked_at.chain(surroundings.outside.iter().map(|entry| &entry.site));
+    // It is so of all of the program, so it is said only once.
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if looked_at.any(|site| site::stack(site).is_unreadable) && !IS_SAID.swap(true, Relaxed) {
+        doubts.push(STRIPPED.to_owned());
+    }
     let (mut is_joined, mut clients) = (false, Vec::new());
     for woken in &surroundings.wakes {
-        let waking = site::waking(&woken.site);
+        let waking = site::waking(&woken.site, woken.from.task.is_some());
         is_joined |= waking.is_task;
         let client = waking.client.or(waking.is_socket.then_some(SOCKET));
         clients.extend(client.filter(|client| !clients.contains(client)));
@@ -167,6 +175,9 @@ fn of_surroundings(account: &Account) -> Vec<String> {
     doubts
 }
 
+const STRIPPED: &str = "who woke the work cannot be told, because the program is stripped of its symbols: what \
+                        clients that nobody wrapped, other threads and runtimes, actors, and plain pools in \
+                        spawned tasks did for it is not seen; set `strip = false` in the profile of the tests";
 const SOCKET: &str = "a socket";
 const MARK: &str =
     "mark the call with `.external(\"name\")`, or put an `ExternalLayer` around the client";

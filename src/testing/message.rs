@@ -223,7 +223,7 @@ pub(super) fn carried(n: usize) -> String {
 fn unplaced(lack: Option<Lack>) -> &'static str {
     match lack {
         Some(Lack::DebugInfo) => {
-            "(place unknown: no debug info; set `debug = \"line-tables-only\"` in the profile)"
+            "(place unknown: no debug info; set `debug = \"line-tables-only\"` and `strip = false` in the profile)"
         }
         Some(Lack::UserCode) => "(place unknown: only code of dependencies led here)",
         Some(Lack::Stack) | None => "(place unknown)",

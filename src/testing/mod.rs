@@ -112,7 +112,8 @@
 //! * a task that was there before executed some, and then woke the work: an actor,
 //! * a response had a streamed body that the measured future did not read,
 //! * the work returned a future, or executed nothing of which an upper bound is asserted,
-//! * it put a default subscriber of its own in the place of the measurement's.
+//! * it put a default subscriber of its own in the place of the measurement's,
+//! * the program is stripped of its symbols, so that none of the first four can be told: once a process.
 //!
 //! So does a [`Record`] that is dropped, and of which nothing was asserted or read.
 //!
@@ -124,8 +125,7 @@
 //! * a future of your own that is made and dropped, beside statements that are executed: the compiler warns of it,
 //! * a plain pool of sqlx under a default subscriber that was made before the measurement, and in which nothing of
 //!   this library runs,
-//! * a streamed body without a [`BudgetLayer`](crate::BudgetLayer) around it,
-//! * any of the first four where the program is stripped of its symbols.
+//! * a streamed body without a [`BudgetLayer`](crate::BudgetLayer) around it.
 //!
 //! # What is suspected
 //!

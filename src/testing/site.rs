@@ -153,8 +153,8 @@ const CLIENTS: [(&str, &[&str], &[&str]); 4] = [
     ("tokio-postgres", &["/tokio-postgres-"], &["tokio_postgres::"]),
 ];
 
-/// Finds out who wakes a future.
-pub(super) fn waking(site: &Site) -> Waking {
+/// Finds out who wakes a future. `is_in_task` tells whether it is woken from inside a task.
+pub(super) fn waking(site: &Site, is_in_task: bool) -> Waking {
     let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
     let all = || symbols.iter().flat_map(|symbols| symbols.iter());
     // Frames above the one that polls tasks belong to the runtime, or to what encloses it.
@@ -168,7 +168,11 @@ pub(super) fn waking(site: &Site) -> Waking {
         client: client.map(|(name, ..)| *name),
         is_socket: has("/src/runtime/io/", "tokio::runtime::io::"),
         is_clock: has("/src/runtime/time/wheel", "process_at_time"),
-        is_task: has("/wake_join/", "wake_join"),
+        // A task that has ended is none any more when its waiters are woken. In an optimised program the function
+        // that does so is part of another one.
+        is_task: has("/wake_join/", "wake_join")
+            || !is_in_task
+                && all().any(|s| s.is_in(&["/src/runtime/task/"], &["tokio::runtime::task::"])),
     }
 }
 
