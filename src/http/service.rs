@@ -75,7 +75,9 @@ where
         if let (Some(waited), Some(meter)) = (waited, work.meter()) {
             meter.set_queue_time(waited);
         }
-        let future = work.run(|| self.inner.call(request));
+        let running = work.enter();
+        let future = self.inner.call(request);
+        running.leave();
         ResponseFuture::new(future, work, self.hooks.reject.clone(), origin)
     }
 }

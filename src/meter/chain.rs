@@ -70,6 +70,12 @@ impl Meter {
         }
     }
 
+    /// Whether this account is the whole chain, as that of most work is.
+    #[inline]
+    pub(crate) fn runs_in_none(&self) -> bool {
+        self.ancestors.get().is_none()
+    }
+
     /// This account and all that it is charged to as well, from the inside out.
     #[inline]
     pub(crate) fn chain(&self) -> impl Iterator<Item = Link<'_>> {

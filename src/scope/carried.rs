@@ -36,8 +36,7 @@ impl<'a> Borne<'a> {
         let runs_here =
             current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(&*open, meter)));
         let carried = if runs_here { CARRIED.get() } else { meter };
-        let mut entered = Entered::new(slot);
-        entered.enter();
+        let entered = Entered::new(slot);
         Self { _entered: entered, before: CARRIED.replace(carried) }
     }
 }
@@ -85,8 +84,7 @@ impl<F> InCurrentBudget<F> {
 /// Charges this to the work, if there is any.
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) fn within<T>(meter: &mut Option<Arc<Meter>>, piece: impl FnOnce() -> T) -> T {
-    let mut entered = Entered::new(meter);
-    entered.enter();
+    let _entered = Entered::new(meter);
     piece()
 }
 

@@ -97,10 +97,16 @@ pub(crate) fn allocated_in_poll() -> u64 {
 pub(crate) struct Entered<'a> {
     /// Meanwhile it holds what was running here before.
     slot: &'a mut Option<Arc<Meter>>,
-    /// Not while it is not entered: there was nothing to enter, or it is running here already, or it is left.
-    is_in: bool,
-    /// For what is not nearly always so: work that wants nothing but its memory, where nothing was running.
-    notes: Option<Notes>,
+    how: How,
+}
+
+/// How a unit of work was entered.
+enum How {
+    /// Not at all: there was nothing to enter, or it was running here already, or it has been left.
+    Out,
+    /// As nearly always: it wants nothing but its memory, and nothing was running here.
+    Plainly,
+    Noting(Notes),
 }
 
 /// What is to be known when the work is left.
@@ -120,76 +126,56 @@ struct OuterMemory {
 }
 
 impl<'a> Entered<'a> {
-    /// The work in this slot, to be [entered](Self::enter).
-    #[inline]
-    pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
-        Self { slot, is_in: false, notes: None }
-    }
-
-    /// Enters the work. Once, before anything else.
+    /// Enters the work in this slot.
     ///
-    /// With an empty slot, and where this very work is running here already, all stays as it is. Apart from
-    /// [`new`](Self::new) because what is made where it stays is not copied.
+    /// With an empty slot, and where this very work is running here already, all stays as it is.
     #[inline(always)]
-    pub(crate) fn enter(&mut self) {
-        let Some(meter) = &*self.slot else { return };
-        if meter.asks_of_polls() || is_live() || is_any() {
-            return self.enter_noting();
+    pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
+        if slot.as_ref().is_none_or(|meter| meter.asks_of_polls()) || is_live() || is_any() {
+            let how = How::note(slot);
+            return Self { slot, how };
         }
-        let meter = ManuallyDrop::new(self.slot.take());
+        let meter = ManuallyDrop::new(slot.take());
         HERE.with(|here| here.meter.set(meter));
         let (start, _) = memory::start();
         HERE.with(|here| here.start.set(start));
-        self.is_in = true;
+        Self { slot, how: How::Plainly }
     }
 
-    /// Does at once, and where it is called, what a drop would do; that is for panics then.
+    /// Leaves it. A drop does the same, out of line: that is for panics, and for what is seldom entered.
     #[inline(always)]
-    pub(crate) fn leave(&mut self) {
-        if self.notes.is_some() {
-            return self.leave_noted();
+    pub(crate) fn leave(mut self) {
+        match self.how {
+            How::Plainly => self.leave_plainly(),
+            _ => self.leave_otherwise(),
         }
-        if !mem::take(&mut self.is_in) {
-            return;
-        }
+        // Left already.
+        let _ = ManuallyDrop::new(self);
+    }
+
+    #[inline(always)]
+    fn leave_plainly(&mut self) {
         let memory = memory::end(HERE.with(|here| here.start.get()));
-        *self.slot = HERE.with(|here| here.replace(None));
+        let meter = HERE.with(|here| here.replace(None));
+        // The slot is empty, which the compiler does not know: it would drop what is in it.
+        let _ = ManuallyDrop::new(mem::replace(self.slot, meter));
         // Most polls neither allocate nor free.
         if let (Some(memory), Some(meter)) = (memory, &*self.slot) {
-            charge_all(meter.chain(), memory, None);
+            charge_plainly(meter, memory);
         }
     }
 
+    #[cold]
     #[inline(never)]
-    fn enter_noting(&mut self) {
-        let Some(meter) = &*self.slot else { return };
-        let _subscribed = Subscribed::new(meter, current);
-        let polled = meter.polled();
-        let entering = Arc::as_ptr(meter);
-        #[cfg(feature = "witness")]
-        let span = memory::aside(|| meter.own_span().cloned());
-        let meter = self.slot.take();
-        *self.slot = HERE.with(|here| here.replace(meter));
-        if self.slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
-            return;
+    fn leave_otherwise(&mut self) {
+        match mem::replace(&mut self.how, How::Out) {
+            How::Out => {}
+            How::Plainly => self.leave_plainly(),
+            How::Noting(notes) => self.leave_noted(notes),
         }
-        #[cfg(feature = "witness")]
-        let span = memory::aside(|| span.map(tracing::Span::entered));
-        let (start, peak) = memory::start();
-        let start = HERE.with(|here| here.start.replace(start));
-        let outer = self.slot.as_ref().map(|_| OuterMemory { start, peak });
-        self.notes = Some(Notes {
-            outer,
-            polled,
-            #[cfg(feature = "witness")]
-            span,
-            _subscribed,
-        });
     }
 
-    #[inline(never)]
-    fn leave_noted(&mut self) {
-        let Some(notes) = self.notes.take() else { return };
+    fn leave_noted(&mut self, notes: Notes) {
         let Notes { outer, polled, _subscribed, .. } = notes;
         let polled = polled.map(|since| since.elapsed());
         let memory = memory::end(HERE.with(|here| here.start.get()));
@@ -208,10 +194,39 @@ impl<'a> Entered<'a> {
     }
 }
 
-impl Drop for Entered<'_> {
+impl How {
     #[cold]
+    #[inline(never)]
+    fn note(slot: &mut Option<Arc<Meter>>) -> Self {
+        let Some(meter) = &*slot else { return Self::Out };
+        let _subscribed = Subscribed::new(meter, current);
+        let polled = meter.polled();
+        let entering = Arc::as_ptr(meter);
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| meter.own_span().cloned());
+        let meter = slot.take();
+        *slot = HERE.with(|here| here.replace(meter));
+        if slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
+            return Self::Out;
+        }
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| span.map(tracing::Span::entered));
+        let (start, peak) = memory::start();
+        let start = HERE.with(|here| here.start.replace(start));
+        let outer = slot.as_ref().map(|_| OuterMemory { start, peak });
+        Self::Noting(Notes {
+            outer,
+            polled,
+            #[cfg(feature = "witness")]
+            span,
+            _subscribed,
+        })
+    }
+}
+
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.leave();
+        self.leave_otherwise();
     }
 }
 
@@ -236,6 +251,15 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<
         }
     }
     charge_all(meter.chain().take_while(|meter| elsewhere(meter)), memory, polled);
+}
+
+/// Charges the memory of a poll that is over, where nothing else was running.
+#[inline(never)]
+fn charge_plainly(meter: &Meter, memory: Delta) {
+    if meter.runs_in_none() {
+        return meter.add_memory(memory);
+    }
+    charge_all(meter.chain(), memory, None);
 }
 
 #[inline(never)]

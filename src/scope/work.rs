@@ -64,18 +64,19 @@ impl Work {
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
     #[inline]
     pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
+        let running = self.enter();
+        let result = piece();
+        running.leave();
+        result
+    }
+
+    /// Begins such a piece, up to [`Running::leave`]: for what would be copied into a closure and out of it.
+    #[inline(always)]
+    pub(crate) fn enter(&mut self) -> Running<'_> {
         if self.links_left > 0 {
             self.link();
         }
-        let panicking = Panicking(&mut self.panicked);
-        let mut entered = Entered::new(&mut self.meter);
-        entered.enter();
-        let result = piece();
-        entered.leave();
-        // What they do when dropped is for panics, which do not come here.
-        let _ = ManuallyDrop::new(entered);
-        let _ = ManuallyDrop::new(panicking);
-        result
+        Running { panicking: Panicking(&mut self.panicked), entered: Entered::new(&mut self.meter) }
     }
 
     /// Settles inside which work this one runs, if it is inside any or this is the last piece to look.
@@ -205,6 +206,22 @@ impl Work {
                 drop(memory::aside(|| Arc::into_inner(meter)));
             }
         }
+    }
+}
+
+/// A piece of the work that is running; dropped by a panic, which it notes.
+pub(crate) struct Running<'a> {
+    panicking: Panicking<'a>,
+    entered: Entered<'a>,
+}
+
+impl Running<'_> {
+    #[inline(always)]
+    pub(crate) fn leave(self) {
+        let Self { panicking, entered } = self;
+        entered.leave();
+        // No panic came here.
+        let _ = ManuallyDrop::new(panicking);
     }
 }
 
