@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use super::table::Alarm;
 use crate::report::fields::HEALTH;
@@ -29,8 +29,13 @@ impl Timer {
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.get_mut();
         let Some(at) = this.at else { return false };
-        let is_waiting = this.alarm.as_ref().is_some_and(|alarm| alarm.is_waiting_for(cx.waker()));
-        !is_waiting && this.look(at, cx)
+        !this.is_waiting_for(cx.waker()) && this.look(at, cx)
+    }
+
+    /// Whether the time is not up and this task will be woken when it is.
+    #[inline]
+    pub(crate) fn is_waiting_for(&self, waker: &Waker) -> bool {
+        self.alarm.as_ref().is_some_and(|alarm| alarm.is_waiting_for(waker))
     }
 
     /// Whether something is going to wake the task that polled last.

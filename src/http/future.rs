@@ -90,41 +90,70 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
         let work = this.work.as_mut().expect("not polled again after it was done");
-        // Handed out only when it is there: an answer is large, and most polls have none.
-        let mut answer = None;
-        work.run(|| {
-            let future = this.future.as_mut().as_pin_mut();
-            if let Poll::Ready(ready) = future.expect("there as long as the work is").poll(cx) {
-                answer = Some(ready);
-                this.future.as_mut().clear();
-            }
-        });
-        // Most polls end here.
-        if answer.is_none() && !work.may_be_cut() && !poll_elapsed(this.timer, work, cx) {
-            return Poll::Pending;
+        let mut running = work.piece();
+        running.enter();
+        let future = this.future.as_mut().as_pin_mut();
+        let polled = future.expect("there as long as the work is").poll(cx);
+        if polled.is_ready() {
+            this.future.as_mut().clear();
         }
-        let cut = match (work.cut(answer.is_some()), answer) {
-            (None, None) => match poll_elapsed(this.timer, work, cx) {
+        running.leave();
+        running.done();
+        let may_be_cut = work.may_be_cut();
+        match polled {
+            // Most polls end here.
+            Poll::Pending if !may_be_cut && !poll_elapsed(this.timer, work, cx) => Poll::Pending,
+            Poll::Ready(Ok(response)) if !may_be_cut => {
+                let work = this.work.take().expect("it is there");
+                Poll::Ready(Ok(answered(response, work, this.origin)))
+            }
+            polled => self.end(polled, cx),
+        }
+    }
+}
+
+impl<F, B, E> ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body + Detachable,
+{
+    /// What comes of a poll after which a limit may end the work, or which has failed.
+    #[cold]
+    #[inline(never)]
+    fn end(
+        self: Pin<&mut Self>,
+        polled: Poll<F::Output>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+        let this = self.project();
+        let work = this.work.as_mut().expect("taken where it ends");
+        let cut = match (work.cut(polled.is_ready()), polled) {
+            (None, Poll::Pending) => match poll_elapsed(this.timer, work, cx) {
                 true => work.time_is_up(),
                 false => match work.poll_cut(cx) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
                 },
             },
-            (None, Some(answer)) => {
-                let work = this.work.take().expect("taken only here");
-                return Poll::Ready(answered(answer, work, this.origin));
+            (None, Poll::Ready(Ok(response))) => {
+                let work = this.work.take().expect("it is there");
+                return Poll::Ready(Ok(answered(response, work, this.origin)));
             }
-            (Some(cut), answer) => {
+            (None, Poll::Ready(Err(error))) => {
+                work.finish(Outcome::Error);
+                *this.work = None;
+                return Poll::Ready(Err(error));
+            }
+            (Some(cut), polled) => {
                 // An answer made without what was refused; its body belongs to the work.
-                work.run(|| drop(answer));
+                work.run(|| drop(polled));
                 cut
             }
         };
-        let work = this.work.take().expect("taken where the answer is there");
+        let work = this.work.take().expect("it is there");
         this.future.end_early(work, Outcome::Cut);
         let Origin { is_call, parts, .. } = this.origin;
         let answer =
@@ -136,36 +165,35 @@ where
 /// Whether the time of the work is up; if not, the task will be woken when it is.
 #[inline]
 fn poll_elapsed(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_>) -> bool {
+    match timer {
+        Some(timer) if timer.is_waiting_for(cx.waker()) => false,
+        _ => look_at_the_clock(timer, work, cx),
+    }
+}
+
+#[inline(never)]
+fn look_at_the_clock(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_>) -> bool {
     let timer = timer.get_or_insert_with(|| Timer::new(work.deadline()));
     Pin::new(timer).poll_elapsed(cx)
 }
 
-fn answered<B: Body + Detachable, E>(
-    answer: Result<Response<B>, E>,
-    mut work: Work,
+fn answered<B: Body + Detachable>(
+    response: Response<B>,
+    work: Work,
     origin: &Origin,
-) -> Result<Response<ResponseBody<B>>, E> {
-    match answer {
-        Ok(response) => {
-            let (status, headers) = (response.status(), response.headers());
-            let meter = work.meter();
-            if let Some(method) = meter.and_then(|meter| meter.name().as_method())
-                && grpc::shows_the_method(status, headers)
-            {
-                Methods::all().note_that_it_exists(method);
-            }
-            let told = if origin.is_call { grpc::outcome(headers) } else { None };
-            let is_error = status.is_server_error();
-            let outcome = told.unwrap_or(if is_error { Outcome::Error } else { Outcome::Ok });
-            let ending =
-                Ending { status, outcome, is_head: origin.is_head, is_call: origin.is_call };
-            Ok(response.map(|body| ResponseBody::new(body, work, ending)))
-        }
-        Err(error) => {
-            work.finish(Outcome::Error);
-            Err(error)
-        }
+) -> Response<ResponseBody<B>> {
+    let (status, headers) = (response.status(), response.headers());
+    let meter = work.meter();
+    if let Some(method) = meter.and_then(|meter| meter.name().as_method())
+        && grpc::shows_the_method(status, headers)
+    {
+        Methods::all().note_that_it_exists(method);
     }
+    let told = if origin.is_call { grpc::outcome(headers) } else { None };
+    let is_error = status.is_server_error();
+    let outcome = told.unwrap_or(if is_error { Outcome::Error } else { Outcome::Ok });
+    let ending = Ending { status, outcome, is_head: origin.is_head, is_call: origin.is_call };
+    response.map(|body| ResponseBody::new(body, work, ending))
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

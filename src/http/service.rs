@@ -75,9 +75,11 @@ where
         if let (Some(waited), Some(meter)) = (waited, work.meter()) {
             meter.set_queue_time(waited);
         }
-        let running = work.enter();
+        let mut running = work.piece();
+        running.enter();
         let future = self.inner.call(request);
         running.leave();
+        running.done();
         ResponseFuture::new(future, work, self.hooks.reject.clone(), origin)
     }
 }

@@ -36,8 +36,7 @@ impl<'a> Borne<'a> {
         let runs_here =
             current().is_some_and(|outer| outer.chain().any(|open| ptr::eq(&*open, meter)));
         let carried = if runs_here { CARRIED.get() } else { meter };
-        let entered = Entered::new(slot);
-        Self { _entered: entered, before: CARRIED.replace(carried) }
+        Self { _entered: Entered::new(slot), before: CARRIED.replace(carried) }
     }
 }
 

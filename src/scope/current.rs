@@ -92,25 +92,41 @@ pub(crate) fn allocated_in_poll() -> u64 {
 }
 
 /// A unit of work entered on this thread, until left or dropped.
-///
-/// The handle moves from its slot to the thread and back, so entering costs no reference count.
 pub(crate) struct Entered<'a> {
-    /// Meanwhile it holds what was running here before.
     slot: &'a mut Option<Arc<Meter>>,
-    how: How,
+    entry: Entry,
 }
 
-/// How a unit of work was entered.
-enum How {
+impl<'a> Entered<'a> {
+    /// Enters the work in this slot.
+    pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
+        let mut entry = Entry::Out;
+        entry.enter(slot);
+        Self { slot, entry }
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.entry.leave(self.slot);
+    }
+}
+
+/// How a unit of work was entered on this thread, for as long as it is.
+///
+/// The handle moves from its slot to the thread and back, so entering costs no reference count; meanwhile the
+/// slot holds what was running here before. Entered and left where it lies: copying it made 20 instructions of
+/// each poll.
+pub(super) enum Entry {
     /// Not at all: there was nothing to enter, or it was running here already, or it has been left.
     Out,
     /// As nearly always: it wants nothing but its memory, and nothing was running here.
-    Plainly,
-    Noting(Notes),
+    Plain,
+    Noted(Notes),
 }
 
 /// What is to be known when the work is left.
-struct Notes {
+pub(super) struct Notes {
     /// The memory of what was running here before, if anything was.
     outer: Option<OuterMemory>,
     polled: Option<Instant>,
@@ -125,57 +141,76 @@ struct OuterMemory {
     peak: i64,
 }
 
-impl<'a> Entered<'a> {
-    /// Enters the work in this slot.
+impl Entry {
+    /// Enters the work in this slot; once.
     ///
     /// With an empty slot, and where this very work is running here already, all stays as it is.
     #[inline(always)]
-    pub(crate) fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
+    pub(super) fn enter(&mut self, slot: &mut Option<Arc<Meter>>) {
         if slot.as_ref().is_none_or(|meter| meter.asks_of_polls()) || is_live() || is_any() {
-            let how = How::note(slot);
-            return Self { slot, how };
+            return self.enter_noting(slot);
         }
         let meter = ManuallyDrop::new(slot.take());
         HERE.with(|here| here.meter.set(meter));
         let (start, _) = memory::start();
         HERE.with(|here| here.start.set(start));
-        Self { slot, how: How::Plainly }
+        *self = Self::Plain;
     }
 
-    /// Leaves it. A drop does the same, out of line: that is for panics, and for what is seldom entered.
+    /// Leaves the work, unless it has been left.
     #[inline(always)]
-    pub(crate) fn leave(mut self) {
-        match self.how {
-            How::Plainly => self.leave_plainly(),
-            _ => self.leave_otherwise(),
+    pub(super) fn leave(&mut self, slot: &mut Option<Arc<Meter>>) {
+        match self {
+            Self::Plain => self.leave_plainly(slot),
+            Self::Out | Self::Noted(_) => self.leave_noted(slot),
         }
-        // Left already.
-        let _ = ManuallyDrop::new(self);
     }
 
     #[inline(always)]
-    fn leave_plainly(&mut self) {
+    fn leave_plainly(&mut self, slot: &mut Option<Arc<Meter>>) {
+        *self = Self::Out;
         let memory = memory::end(HERE.with(|here| here.start.get()));
         let meter = HERE.with(|here| here.replace(None));
         // The slot is empty, which the compiler does not know: it would drop what is in it.
-        let _ = ManuallyDrop::new(mem::replace(self.slot, meter));
+        let _ = ManuallyDrop::new(mem::replace(slot, meter));
         // Most polls neither allocate nor free.
-        if let (Some(memory), Some(meter)) = (memory, &*self.slot) {
+        if let (Some(memory), Some(meter)) = (memory, &*slot) {
             charge_plainly(meter, memory);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn leave_otherwise(&mut self) {
-        match mem::replace(&mut self.how, How::Out) {
-            How::Out => {}
-            How::Plainly => self.leave_plainly(),
-            How::Noting(notes) => self.leave_noted(notes),
+    fn enter_noting(&mut self, slot: &mut Option<Arc<Meter>>) {
+        let Some(meter) = &*slot else { return };
+        let _subscribed = Subscribed::new(meter, current);
+        let polled = meter.polled();
+        let entering = Arc::as_ptr(meter);
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| meter.own_span().cloned());
+        let meter = slot.take();
+        *slot = HERE.with(|here| here.replace(meter));
+        if slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
+            return;
         }
+        #[cfg(feature = "witness")]
+        let span = memory::aside(|| span.map(tracing::Span::entered));
+        let (start, peak) = memory::start();
+        let start = HERE.with(|here| here.start.replace(start));
+        let outer = slot.as_ref().map(|_| OuterMemory { start, peak });
+        *self = Self::Noted(Notes {
+            outer,
+            polled,
+            #[cfg(feature = "witness")]
+            span,
+            _subscribed,
+        });
     }
 
-    fn leave_noted(&mut self, notes: Notes) {
+    #[cold]
+    #[inline(never)]
+    fn leave_noted(&mut self, slot: &mut Option<Arc<Meter>>) {
+        let Self::Noted(notes) = mem::replace(self, Self::Out) else { return };
         let Notes { outer, polled, _subscribed, .. } = notes;
         let polled = polled.map(|since| since.elapsed());
         let memory = memory::end(HERE.with(|here| here.start.get()));
@@ -186,47 +221,11 @@ impl<'a> Entered<'a> {
             memory::raise_peak(outer.peak);
             HERE.with(|here| here.start.set(outer.start));
         }
-        let before = self.slot.take();
-        *self.slot = HERE.with(|here| here.replace(before));
-        if let (Some(meter), true) = (&*self.slot, polled.is_some() || memory.is_some()) {
+        let before = slot.take();
+        *slot = HERE.with(|here| here.replace(before));
+        if let (Some(meter), true) = (&*slot, polled.is_some() || memory.is_some()) {
             charge(meter, memory.unwrap_or_default(), polled, outer.as_ref());
         }
-    }
-}
-
-impl How {
-    #[cold]
-    #[inline(never)]
-    fn note(slot: &mut Option<Arc<Meter>>) -> Self {
-        let Some(meter) = &*slot else { return Self::Out };
-        let _subscribed = Subscribed::new(meter, current);
-        let polled = meter.polled();
-        let entering = Arc::as_ptr(meter);
-        #[cfg(feature = "witness")]
-        let span = memory::aside(|| meter.own_span().cloned());
-        let meter = slot.take();
-        *slot = HERE.with(|here| here.replace(meter));
-        if slot.as_ref().is_some_and(|outer| ptr::eq(Arc::as_ptr(outer), entering)) {
-            return Self::Out;
-        }
-        #[cfg(feature = "witness")]
-        let span = memory::aside(|| span.map(tracing::Span::entered));
-        let (start, peak) = memory::start();
-        let start = HERE.with(|here| here.start.replace(start));
-        let outer = slot.as_ref().map(|_| OuterMemory { start, peak });
-        Self::Noting(Notes {
-            outer,
-            polled,
-            #[cfg(feature = "witness")]
-            span,
-            _subscribed,
-        })
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.leave_otherwise();
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 #[cfg(feature = "http")]
 use std::time::Duration;
 
-use super::current::{Entered, current, is_any};
+use super::current::{Entry, current, is_any};
 use crate::budget::Budget;
 use crate::error::Cut;
 use crate::memory;
@@ -64,19 +64,19 @@ impl Work {
     /// Runs a piece of the work: a poll, a call, a destructor. What it does is charged to the work.
     #[inline]
     pub(crate) fn run<T>(&mut self, piece: impl FnOnce() -> T) -> T {
-        let running = self.enter();
+        let mut running = self.piece();
+        running.enter();
         let result = piece();
         running.leave();
+        running.done();
         result
     }
 
-    /// Begins such a piece, up to [`Running::leave`]: for what would be copied into a closure and out of it.
+    /// Such a piece, to be run between [`enter`](Running::enter) and [`leave`](Running::leave): for what would be
+    /// copied into a closure and out of it.
     #[inline(always)]
-    pub(crate) fn enter(&mut self) -> Running<'_> {
-        if self.links_left > 0 {
-            self.link();
-        }
-        Running { panicking: Panicking(&mut self.panicked), entered: Entered::new(&mut self.meter) }
+    pub(crate) fn piece(&mut self) -> Running<'_> {
+        Running { work: self, entry: Entry::Out }
     }
 
     /// Settles inside which work this one runs, if it is inside any or this is the last piece to look.
@@ -209,29 +209,40 @@ impl Work {
     }
 }
 
-/// A piece of the work that is running; dropped by a panic, which it notes.
+/// A piece of the work, which is running from [`enter`](Self::enter) to [`leave`](Self::leave).
+///
+/// Dropped before it is [done](Self::done), it is left by a panic.
 pub(crate) struct Running<'a> {
-    panicking: Panicking<'a>,
-    entered: Entered<'a>,
+    work: &'a mut Work,
+    entry: Entry,
 }
 
 impl Running<'_> {
     #[inline(always)]
-    pub(crate) fn leave(self) {
-        let Self { panicking, entered } = self;
-        entered.leave();
-        // No panic came here.
-        let _ = ManuallyDrop::new(panicking);
+    pub(crate) fn enter(&mut self) {
+        if self.work.links_left > 0 {
+            self.work.link();
+        }
+        self.entry.enter(&mut self.work.meter);
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&mut self) {
+        self.entry.leave(&mut self.work.meter);
+    }
+
+    /// Ends it, once it is left. Apart from that, as what is handed over is copied where it is looked at.
+    #[inline(always)]
+    pub(crate) fn done(self) {
+        let _ = ManuallyDrop::new(self);
     }
 }
 
-/// Notes a panic that goes through it.
-struct Panicking<'a>(&'a mut bool);
-
-impl Drop for Panicking<'_> {
+impl Drop for Running<'_> {
     #[cold]
     fn drop(&mut self) {
-        *self.0 = true;
+        self.work.panicked = true;
+        self.leave();
     }
 }
 
