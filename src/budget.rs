@@ -53,6 +53,22 @@ impl Budget {
         Self { limits: None }
     }
 
+    /// Whether it shares its limits with this one.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.limits, &other.limits) {
+            (Some(this), Some(other)) => Arc::ptr_eq(this, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether dropping this one frees no limits.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.limits.as_ref().is_none_or(|limits| Arc::strong_count(limits) > 1)
+    }
+
     /// Statement executions that reach a driver; soft by default.
     ///
     /// A failed or cancelled execution counts, and each MongoDB command is one. `BEGIN`, `COMMIT`,

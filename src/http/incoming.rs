@@ -1,5 +1,6 @@
 //! Reads headers about the time of a request: the deadline of the caller, and how long the request has waited.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -41,9 +42,14 @@ pub enum QueueTime {
 impl Incoming {
     /// The budget of a request with these headers, and how long the request has waited.
     #[inline]
-    pub(super) fn apply(self, budget: Budget, headers: &HeaderMap) -> (Budget, Option<Duration>) {
+    pub(super) fn apply<'a>(
+        self,
+        budget: Cow<'a, Budget>,
+        headers: &HeaderMap,
+    ) -> (Cow<'a, Budget>, Option<Duration>) {
         if self.honours_deadline || self.queue_time != QueueTime::Ignored {
-            return self.look(budget, headers);
+            let (budget, waited) = self.look(budget.into_owned(), headers);
+            return (Cow::Owned(budget), waited);
         }
         (budget, None)
     }
@@ -231,7 +237,7 @@ mod tests {
         let total = |budget: Budget, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(TIMEOUT_MS, HeaderValue::from_static(value));
-            let (budget, _) = incoming.apply(budget, &headers);
+            let (budget, _) = incoming.apply(Cow::Owned(budget), &headers);
             budget.limit(crate::Resource::TotalTime).and_then(|limit| limit.hard_value())
         };
         let millis = |millis| Some(crate::resource::Amount::Time(Duration::from_millis(millis)));

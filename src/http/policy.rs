@@ -1,5 +1,7 @@
 //! Traits that choose the budget and the name of a request.
 
+use std::borrow::Cow;
+
 use http::Request;
 
 use super::grpc;
@@ -38,11 +40,51 @@ use crate::report::{Name, Verb};
 pub trait Policy<B> {
     /// The budget of this request.
     fn budget(&self, request: &Request<B>) -> Budget;
+
+    /// The same, lent where the policy has it.
+    ///
+    /// What is cloned for each request is one handle more, whose count all threads write to; a budget that is lent
+    /// again and again is not. Calls [`budget`](Self::budget) unless implemented.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::borrow::Cow;
+    /// use http::Request;
+    /// use request_budget::http::Policy;
+    /// use request_budget::{Budget, BudgetLayer};
+    ///
+    /// #[derive(Clone)]
+    /// struct ByMethod { reads: Budget, writes: Budget }
+    ///
+    /// impl<B> Policy<B> for ByMethod {
+    ///     fn budget(&self, request: &Request<B>) -> Budget {
+    ///         self.lent(request).into_owned()
+    ///     }
+    ///
+    ///     fn lent(&self, request: &Request<B>) -> Cow<'_, Budget> {
+    ///         Cow::Borrowed(if request.method().is_safe() { &self.reads } else { &self.writes })
+    ///     }
+    /// }
+    ///
+    /// let policy = ByMethod { reads: Budget::new().queries(20), writes: Budget::new().queries(5) };
+    /// assert_eq!(policy.budget(&Request::new(())), Budget::new().queries(20));
+    /// let layer = BudgetLayer::new(policy);
+    /// # let _ = layer;
+    /// ```
+    fn lent(&self, request: &Request<B>) -> Cow<'_, Budget> {
+        Cow::Owned(self.budget(request))
+    }
 }
 
 impl<B> Policy<B> for Budget {
     fn budget(&self, _: &Request<B>) -> Budget {
         self.clone()
+    }
+
+    #[inline]
+    fn lent(&self, _: &Request<B>) -> Cow<'_, Budget> {
+        Cow::Borrowed(self)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The service.
 
+use std::borrow::Cow;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -66,7 +67,8 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let budget = caught("a policy", || self.policy.budget(&request), Budget::new);
+        let none = || Cow::Owned(Budget::new());
+        let budget = caught("a policy", || self.policy.lent(&request), none);
         let usual = || ByRoute.name(&request);
         let name = caught("a naming", || self.naming.name(&request), usual);
         let origin = Origin::of(&request, self.hooks.reject.as_deref());

@@ -16,10 +16,13 @@ mod own_span;
 pub(crate) mod pools;
 mod rare;
 pub(crate) mod recording;
+mod spare;
 pub(crate) mod table;
 mod waiter;
 pub(crate) mod waits;
 
+use std::borrow::Cow;
+use std::mem::{self, ManuallyDrop};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -184,6 +187,184 @@ impl Meter {
             #[cfg(feature = "testing")]
             recording: None,
         }
+    }
+
+    /// An account for work that begins now: one of work that is over, if this thread has any.
+    #[inline]
+    pub(crate) fn open(
+        origin: Option<Origin>,
+        name: Name,
+        budget: Cow<'_, Budget>,
+        reporter: Option<Arc<dyn Reporter>>,
+    ) -> Arc<Self> {
+        if let Some(mut account) = spare::take()
+            && let Some(this) = Arc::get_mut(&mut account)
+        {
+            this.begin(origin, name, budget, reporter);
+            return account;
+        }
+        // The account is no memory of the work inside which it is opened.
+        memory::aside(|| Arc::new(Self::new(origin, name, budget.into_owned(), reporter)))
+    }
+
+    /// Makes an account that was [cleared](Self::clear) that of work which begins now.
+    ///
+    /// Every field is named, here and there, so that none is forgotten: nothing of one unit of work may show in
+    /// another.
+    #[inline]
+    fn begin(
+        &mut self,
+        origin: Option<Origin>,
+        name: Name,
+        budget: Cow<'_, Budget>,
+        reporter: Option<Arc<dyn Reporter>>,
+    ) {
+        let Self {
+            flags,
+            budget: this_budget,
+            used,
+            live,
+            freed_of_others,
+            busy,
+            crossed,
+            started,
+            queue_time,
+            name: this_name,
+            strangers,
+            reporter: this_reporter,
+            span,
+            other_wait,
+            rare,
+            refused,
+            abandoned,
+            timeless,
+            // Empty since they were cleared.
+            ancestors: _,
+            statements: _,
+            #[cfg(feature = "testing")]
+                recording: _,
+        } = self;
+        *flags = Flags::new(budget.limits().names(Resource::PollTime));
+        // Mostly it is the same one, whose count of handles the threads would take from each other.
+        if !this_budget.is_same(&budget) {
+            *this_budget = budget.into_owned();
+        }
+        fill(this_name, name);
+        fill(this_reporter, reporter);
+        *used = [const { AtomicU64::new(0) }; Resource::COUNT];
+        *live.get_mut() = 0;
+        *freed_of_others.get_mut() = 0;
+        *busy.get_mut() = 0;
+        *crossed.get_mut() = 0;
+        *queue_time.get_mut() = UNKNOWN;
+        *other_wait = OtherWait::default();
+        *refused.get_mut() = false;
+        *abandoned.get_mut() = false;
+        *timeless.get_mut() = false;
+        *strangers = Strangers::now();
+        if let Some(origin) = origin.filter(Origin::tells_something) {
+            *rare = OnceLock::from(memory::aside(|| Box::new(Rare::of(origin))));
+        }
+        fill(span, recording::current_span());
+        *started = Instant::now();
+    }
+
+    /// Lets go of the account of work that is over, and reported.
+    #[inline]
+    pub(crate) fn recycle(mut self: Arc<Self>) {
+        // Whoever else knows of it may charge it, or look at it, at any time.
+        match Arc::get_mut(&mut self) {
+            Some(this) => {
+                this.clear();
+                spare::keep(self);
+            }
+            None => self.leave_to_others(),
+        }
+    }
+
+    #[cold]
+    fn leave_to_others(self: Arc<Self>) {
+        if scope::is_running() {
+            // Taken out first, since its reporter was not made aside and is not freed aside.
+            drop(memory::aside(|| Arc::into_inner(self)));
+        }
+    }
+
+    /// Drops what is not the same for all work: what was made aside is freed aside, what others have made is not.
+    #[inline]
+    fn clear(&mut self) {
+        let Self {
+            budget,
+            ancestors,
+            statements,
+            name,
+            reporter,
+            span,
+            rare,
+            #[cfg(feature = "testing")]
+            recording,
+            // Numbers, which are set when it begins anew.
+            flags: _,
+            used: _,
+            live: _,
+            freed_of_others: _,
+            busy: _,
+            crossed: _,
+            started: _,
+            queue_time: _,
+            strangers: _,
+            other_wait: _,
+            refused: _,
+            abandoned: _,
+            timeless: _,
+        } = self;
+        if let Some(rare) = rare.take() {
+            drop(memory::aside(|| rare.without_ours()));
+        }
+        if let Some(ancestors) = ancestors.take() {
+            memory::aside(|| drop(ancestors));
+        }
+        if !statements.is_empty() {
+            *statements = Table::default();
+        }
+        *name = Name::NONE;
+        *reporter = None;
+        if !span.is_none() {
+            *span = Span::none();
+        }
+        // One that is shared is likely to be that of the next work as well.
+        if !budget.is_shared() {
+            *budget = Budget::new();
+        }
+        #[cfg(feature = "testing")]
+        {
+            *recording = None;
+        }
+        #[cfg(debug_assertions)]
+        self.poison();
+    }
+
+    /// Makes every number one that no work has, so that each test sees what is not set anew.
+    #[cfg(debug_assertions)]
+    fn poison(&mut self) {
+        const POISON: u64 = 0xDEAD_DEAD_DEAD_DEAD;
+        self.flags.set(u64::MAX);
+        self.used = [const { AtomicU64::new(POISON) }; Resource::COUNT];
+        for number in [
+            &mut self.live,
+            &mut self.freed_of_others,
+            &mut self.busy,
+            &mut self.crossed,
+            &mut self.queue_time,
+        ] {
+            *number.get_mut() = POISON;
+        }
+        for fact in [&mut self.refused, &mut self.abandoned, &mut self.timeless] {
+            *fact.get_mut() = true;
+        }
+        self.name = "an account that is over".into();
+        self.other_wait = OtherWait::poisoned(POISON);
+        self.started = self.started.checked_sub(Duration::from_secs(3_600)).unwrap_or(self.started);
     }
 
     pub(crate) fn origin(&self) -> &Origin {
@@ -553,11 +734,18 @@ impl Meter {
     }
 }
 
+/// Writes where there is nothing to drop, which the compiler does not know.
+#[inline]
+fn fill<T>(empty: &mut T, value: T) {
+    let _ = ManuallyDrop::new(mem::replace(empty, value));
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
         // Made aside, so freed aside, but for what others have made.
-        let others = |rare: Box<Rare>| memory::aside(|| rare.without_ours());
-        drop(self.rare.take().map(others));
+        if let Some(rare) = self.rare.take() {
+            drop(memory::aside(|| rare.without_ours()));
+        }
         if let Some(ancestors) = self.ancestors.take() {
             memory::aside(|| drop(ancestors));
         }

@@ -110,6 +110,12 @@ impl Table {
     /// The most bytes that are kept of one text.
     const LONGEST: usize = 2 << 10;
 
+    /// Whether nothing was ever counted.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.get().is_none()
+    }
+
     /// Counts one more of this text; returns how many there are now on its database, or at least are.
     pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
         self.take(key, text, u64::MAX).unwrap_or_default()

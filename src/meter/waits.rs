@@ -39,6 +39,11 @@ impl OtherWaits {
     const CONNECTION: u64 = 1;
     const TRANSACTION: u64 = 2;
 
+    #[cfg(debug_assertions)]
+    pub(super) fn poisoned(code: u64) -> Self {
+        Self(code.into())
+    }
+
     #[cfg(feature = "sqlx")]
     fn code(what: WaitFor, since: u64) -> u64 {
         let what = match what {

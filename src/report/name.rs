@@ -71,6 +71,9 @@ impl Verb {
 }
 
 impl Name {
+    /// The name of an account that no work uses.
+    pub(crate) const NONE: Self = Self(Repr::Static(""));
+
     /// Names a request whose route is not known.
     #[cfg(feature = "http")]
     pub(crate) const fn unmatched(verb: Verb) -> Self {

@@ -15,7 +15,6 @@ pub use carried::InCurrentBudget;
 pub(crate) use carried::is_carried;
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) use carried::within;
-#[cfg(feature = "witness")]
 pub(crate) use current::is_any as is_running;
 #[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) use current::is_current;

@@ -1,5 +1,6 @@
 //! A unit of work from its start to the one report of its end.
 
+use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,7 +33,11 @@ pub(crate) struct Work {
 
 impl Work {
     #[cfg(feature = "http")]
-    pub(crate) fn start(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
+    pub(crate) fn start(
+        name: Name,
+        budget: Cow<'_, Budget>,
+        reporter: Option<Arc<dyn Reporter>>,
+    ) -> Self {
         Self::start_with(None, name, budget, reporter, 2)
     }
 
@@ -43,19 +48,18 @@ impl Work {
         budget: Budget,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
-        Self::start_with(Some(origin), name, budget, reporter, 1)
+        Self::start_with(Some(origin), name, Cow::Owned(budget), reporter, 1)
     }
 
     #[inline]
     fn start_with(
         origin: Option<Origin>,
         name: Name,
-        budget: Budget,
+        budget: Cow<'_, Budget>,
         reporter: Option<Arc<dyn Reporter>>,
         pieces: u8,
     ) -> Self {
-        // The account is no memory of the work inside which it is opened.
-        let meter = memory::aside(|| Arc::new(Meter::new(origin, name, budget, reporter)));
+        let meter = Meter::open(origin, name, budget, reporter);
         #[cfg(feature = "witness")]
         crate::db::SqlxEvents::adopt(&meter);
         Self { meter: Some(meter), panicked: false, links_left: pieces }
@@ -201,10 +205,7 @@ impl Work {
             if report::is_end_of_interest(&meter) {
                 memory::aside(|| report::finished(&meter, outcome));
             }
-            if is_any() {
-                // Taken out first, since its reporter was not made aside and is not freed aside.
-                drop(memory::aside(|| Arc::into_inner(meter)));
-            }
+            meter.recycle();
         }
     }
 }
