@@ -35,6 +35,10 @@ pub(crate) struct Noted {
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) transactions: u64,
     #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) cache_calls: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) repeated_cache_calls: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) external_calls: u64,
     /// Statements that passed through no metered connection.
     #[serde(skip_serializing_if = "is_zero")]
@@ -52,14 +56,20 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+/// How often something was repeated; once is not.
+fn repeated(times: u64) -> u64 {
+    if times > 1 { times } else { 0 }
+}
+
 impl Noted {
     fn of(usage: &Usage, exempt: Option<&str>) -> Self {
         Self {
             queries: usage.queries,
-            // A statement that was executed once is not repeated.
-            repeated_queries: if usage.repeated_queries > 1 { usage.repeated_queries } else { 0 },
+            repeated_queries: repeated(usage.repeated_queries),
             rows: usage.rows,
             transactions: usage.transactions,
+            cache_calls: usage.cache_calls,
+            repeated_cache_calls: repeated(usage.repeated_cache_calls),
             external_calls: usage.external_calls,
             unmetered: usage.unmetered,
             memory: usage.memory.unwrap_or_default(),
@@ -68,12 +78,14 @@ impl Noted {
     }
 
     /// The numbers, by name.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 7] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 9] {
         [
             ("queries", &mut self.queries),
             ("repeated_queries", &mut self.repeated_queries),
             ("rows", &mut self.rows),
             ("transactions", &mut self.transactions),
+            ("cache_calls", &mut self.cache_calls),
+            ("repeated_cache_calls", &mut self.repeated_cache_calls),
             ("external_calls", &mut self.external_calls),
             ("unmetered", &mut self.unmetered),
             ("memory", &mut self.memory),

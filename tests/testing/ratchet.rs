@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
+use redis::aio::ConnectionLike;
+use redis::{AsyncCommands, Cmd, Pipeline, RedisFuture, Value};
 use request_budget::db::Query;
+use request_budget::redis::Connection;
 use request_budget::testing::Ratchet;
 use request_budget::{Budget, BudgetExt, BudgetLayer, Cut, ExternalExt};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -23,6 +26,43 @@ async fn blind_suite() {
         }
     };
     work.budgeted("pay", Budget::new()).await.unwrap();
+}
+
+/// A cache that has nothing.
+struct Empty;
+
+impl ConnectionLike for Empty {
+    fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async { Ok(Value::Nil) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move { Ok(vec![Value::Nil; count]) })
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+/// A suite that asks a cache and nothing else; does nothing in an ordinary run.
+#[tokio::test]
+async fn cached_suite() {
+    let Ok(times) = env::var(TIMES) else { return };
+    let mut cache = Connection::new(Empty);
+    let work = async {
+        for id in 0..times.parse().unwrap() {
+            let user: Option<String> = cache.get(format!("user:{id}")).await.unwrap();
+            assert_eq!(user, None);
+        }
+        cache.get::<_, Option<String>>("settings").await.unwrap();
+    };
+    work.budgeted("greet", Budget::new()).await.unwrap();
 }
 
 /// A suite of two tests, which uses as much as the environment says; does nothing in an ordinary run.
@@ -115,6 +155,38 @@ fn a_later_run_that_needs_more_fails() {
     // Listed all the same.
     let said = comparison.to_string();
     assert!(said.ends_with("  exempt  https://example.org/issues/7\n"), "{said}");
+    fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn calls_to_a_cache_are_held_as_queries_are() {
+    let root = empty_folder("cached");
+    let file = root.join("budgets.toml");
+    let [few, many, one] = ["few", "many", "one"].map(|name| root.join(name));
+    let ratchet = |folder: &Path| Ratchet::new(&file).with_folder(folder);
+    run_suite("ratchet::cached_suite", &few, 2);
+    ratchet(&few).update().unwrap();
+    let written = fs::read_to_string(&file).unwrap();
+    assert!(written.ends_with("[greet]\ncache_calls = 3\nrepeated_cache_calls = 2\n"), "{written}");
+    assert!(ratchet(&few).check().is_within());
+
+    run_suite("ratchet::cached_suite", &many, 5);
+    let said = failure(|| drop(ratchet(&many).check()));
+    let rows: Vec<Vec<_>> =
+        said.lines().skip(3).take(2).map(|row| row.split_whitespace().collect()).collect();
+    let more = |what, allowed, needed| vec!["greet", what, allowed, needed, "needs", "more"];
+    assert_eq!(
+        rows,
+        [more("cache_calls", "3", "6"), more("repeated_cache_calls", "2", "5")],
+        "{said}"
+    );
+
+    // Once is not repeated.
+    run_suite("ratchet::cached_suite", &one, 1);
+    assert!(ratchet(&one).check().can_be_lowered());
+    ratchet(&one).update().unwrap();
+    let written = fs::read_to_string(&file).unwrap();
+    assert!(written.ends_with("[greet]\ncache_calls = 2\n"), "{written}");
     fs::remove_dir_all(&root).unwrap();
 }
 

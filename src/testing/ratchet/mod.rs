@@ -47,8 +47,8 @@ type Suite = BTreeMap<String, Noted>;
 ///
 /// A name that no test runs any more stays in the file until you remove it.
 ///
-/// Recorded are queries, repeated queries, rows, transactions, external calls and unmetered statements; memory only
-/// [on request](Self::with_memory), and no times. Work whose budget is [exempt](crate::Budget::exempt) is
+/// Recorded are queries, repeated queries, rows, transactions, calls to caches and repeated ones, external calls and
+/// unmetered statements; memory only [on request](Self::with_memory), and no times. Work whose budget is [exempt](crate::Budget::exempt) is
 /// compared like all other work, and listed with its reason. Unmetered statements are those that a
 /// [`SqlxEvents`](crate::db::SqlxEvents) or a [measurement](super::measure) receives.
 #[derive(Debug, Clone)]
