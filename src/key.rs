@@ -25,6 +25,11 @@ impl Key {
         Self { text: FixedState::default().hash_one(text).max(1), database }
     }
 
+    /// The key of a text without its white space, which is equal for texts that differ in nothing else.
+    pub(crate) fn of_words(text: &str) -> Self {
+        Self::of(&text.split_whitespace().collect::<String>())
+    }
+
     /// The key that [`raw`](Self::raw) has returned.
     pub(crate) fn from_raw(text: u64) -> Self {
         Self { text, database: DatabaseId::UNKNOWN }

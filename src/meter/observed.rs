@@ -34,17 +34,32 @@ pub(crate) enum ReportedBy {
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     count: AtomicU64,
-    /// By the text. Work that is only metered never has it, so a lock will do.
+    /// By the text without its white space: sqlx 0.7 lays out the texts of its events anew. Work that is only
+    /// metered never has it, so a lock will do.
     reports: Mutex<HashMap<u64, Reports>>,
 }
 
 /// How often a text was reported.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reports {
+    /// The text as it was reported first: all are counted as this one.
+    key: Key,
     events: u64,
     callbacks: u64,
     /// How many of these were counted.
     counted: u64,
+    /// The rows that the events report, and those that were counted.
+    event_rows: u64,
+    counted_rows: u64,
+}
+
+/// What is to be charged for a report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Taken {
+    /// The statement, which nobody has reported before, by this text.
+    Statement(Key),
+    /// So many rows, which a callback that came first did not know of.
+    Rows(u64),
 }
 
 impl Observed {
@@ -60,42 +75,68 @@ impl Observed {
     /// A statement on a plain pool may be reported by an event, by a callback, or by both in either
     /// order; one on a metered connection was counted by it, and may be reported by a callback. So a
     /// text was executed as often as events or callbacks report it, whichever is more, where callbacks
-    /// first account for what metered connections have counted.
+    /// first account for what metered connections have counted. The callbacks of ORMs know no rows: an event that
+    /// comes after one, as those of SQLite's threads may, brings them.
     fn take(
         &self,
-        key: Key,
+        (key, words): (Key, Key),
         by: ReportedBy,
+        rows: u64,
         counted: impl FnOnce() -> u64,
-        count: impl FnOnce(),
-    ) -> bool {
+        count: impl FnOnce(Key),
+    ) -> Taken {
         // No access panics midway, so a poisoned map is whole.
         let mut all = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = all.len() >= Self::MOST;
-        let reports = match all.entry(key.raw()) {
+        let reports = match all.entry(words.raw()) {
             Entry::Occupied(known) => Some(known.into_mut()),
-            Entry::Vacant(new) if !is_full => Some(new.insert(Reports::default())),
+            Entry::Vacant(new) if !is_full => Some(new.insert(Reports::of(key))),
             Entry::Vacant(_) => None,
         };
-        let is_news = reports.is_none_or(|reports| {
-            let is_news = match by {
-                ReportedBy::Event => {
-                    reports.events = reports.events.saturating_add(1);
-                    reports.events > reports.counted
-                }
-                ReportedBy::Callback => {
-                    reports.callbacks = reports.callbacks.saturating_add(1);
-                    reports.callbacks > counted()
-                }
-            };
-            reports.counted = reports.counted.saturating_add(u64::from(is_news));
-            is_news
-        });
-        if is_news {
+        let taken =
+            reports.map_or(Taken::Statement(key), |reports| reports.take(key, by, rows, counted));
+        if let Taken::Statement(key) = taken {
             self.count.fetch_add(1, Relaxed);
             // Under the lock: the next report asks how often the text was counted.
-            count();
+            count(key);
         }
-        is_news
+        taken
+    }
+}
+
+impl Reports {
+    fn of(key: Key) -> Self {
+        Self { key, events: 0, callbacks: 0, counted: 0, event_rows: 0, counted_rows: 0 }
+    }
+
+    /// `counted` is how often the text was counted as it is reported now.
+    fn take(
+        &mut self,
+        key: Key,
+        by: ReportedBy,
+        rows: u64,
+        counted: impl FnOnce() -> u64,
+    ) -> Taken {
+        let is_news = match by {
+            ReportedBy::Event => {
+                self.events = self.events.saturating_add(1);
+                self.event_rows = self.event_rows.saturating_add(rows);
+                self.events > self.counted
+            }
+            ReportedBy::Callback => {
+                self.callbacks = self.callbacks.saturating_add(1);
+                let otherwise = if key == self.key { 0 } else { self.counted };
+                self.callbacks > counted().saturating_add(otherwise)
+            }
+        };
+        let more = if is_news { rows } else { self.event_rows.saturating_sub(self.counted_rows) };
+        self.counted_rows = self.counted_rows.saturating_add(more);
+        if is_news {
+            self.counted = self.counted.saturating_add(1);
+            Taken::Statement(self.key)
+        } else {
+            Taken::Rows(more)
+        }
     }
 }
 
@@ -105,28 +146,40 @@ impl Meter {
     ///
     /// Nothing can be refused any more: a hard limit that it crosses ends the work at the end of its poll.
     pub(crate) fn observe(&self, statement: &Observation<'_>) -> bool {
-        let key = Key::of(statement.text);
-        let mut is_news = None;
+        let words = memory::aside(|| Key::of_words(statement.text));
+        let keys = (Key::of(statement.text), words);
+        let mut taken = None;
         for meter in self.chain() {
-            let is_news_here = meter.observe_here(key, statement);
-            is_news.get_or_insert(is_news_here);
+            let taken_here = meter.observe_here(keys, statement);
+            taken.get_or_insert(taken_here);
         }
-        is_news.unwrap_or_default()
+        match taken {
+            Some(Taken::Rows(more)) if more > 0 => self.record_more_rows(statement.text, more),
+            _ => {}
+        }
+        matches!(taken, Some(Taken::Statement(_)))
     }
 
-    fn observe_here(&self, key: Key, statement: &Observation<'_>) -> bool {
+    fn observe_here(&self, keys: (Key, Key), statement: &Observation<'_>) -> Taken {
         let Observation { text, time, rows, reporter } = *statement;
         let mut repeated = 0;
         let mut was_unmetered = false;
-        let counted = || self.statements.counted(key).map_or(0, |counted| counted.count);
-        let mut count = || {
-            was_unmetered = reporter == ReportedBy::Callback && self.is_overdue(key);
+        let counted = || self.statements.counted(keys.0).map_or(0, |counted| counted.count);
+        let mut count = |key| {
+            was_unmetered = reporter == ReportedBy::Callback && self.is_overdue(keys.0);
             repeated = self.statements.count(key, text);
         };
         let observed = &self.rare().observed;
-        if !memory::aside(|| observed.take(key, reporter, counted, &mut count)) {
-            return false;
-        }
+        let taken = memory::aside(|| observed.take(keys, reporter, rows, counted, &mut count));
+        let key = match taken {
+            Taken::Statement(key) => key,
+            Taken::Rows(more) => {
+                if more > 0 {
+                    self.add(Resource::Rows, more, Suspect::Statement(keys.0));
+                }
+                return taken;
+            }
+        };
         if was_unmetered {
             self.forget_unmetered(text);
         }
@@ -140,8 +193,26 @@ impl Meter {
             self.add(Resource::Rows, rows, suspect);
         }
         self.add_statement_time(Some(key), time);
-        true
+        taken
     }
+}
+
+#[cfg(feature = "testing")]
+impl Meter {
+    /// Notes rows of a statement that is recorded already, in an entry that all recordings share.
+    fn record_more_rows(&self, text: &str, rows: u64) {
+        memory::aside(|| {
+            if let Some(recording) = self.recordings().next() {
+                recording.add_rows(text, rows);
+            }
+        });
+    }
+}
+
+#[cfg(not(feature = "testing"))]
+impl Meter {
+    #[expect(clippy::unused_self, reason = "nothing is recorded")]
+    fn record_more_rows(&self, _: &str, _: u64) {}
 }
 
 #[cfg(feature = "witness")]
@@ -180,15 +251,19 @@ mod tests {
     use super::ReportedBy::{Callback, Event};
     use super::*;
 
+    fn keys(text: &str) -> (Key, Key) {
+        (Key::of(text), Key::of_words(text))
+    }
+
     /// What is counted of these reports, behind so many executions on metered connections.
     fn counted(metered: u64, reports: &[ReportedBy]) -> u64 {
         let observed = Observed::default();
         let total = AtomicU64::new(metered);
         for by in reports {
-            let count = || {
+            let count = |_| {
                 total.fetch_add(1, Relaxed);
             };
-            observed.take(Key::of("SELECT 1"), *by, || total.load(Relaxed), count);
+            observed.take(keys("SELECT 1"), *by, 0, || total.load(Relaxed), count);
         }
         assert_eq!(observed.count(), total.load(Relaxed) - metered);
         observed.count()
@@ -212,10 +287,57 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_differ_in_white_space_are_one_and_counted_as_the_first() {
+        const PLAIN: &str = "SELECT a FROM b WHERE c=1";
+        const LAID_OUT: &str = "SELECT\n  a\nFROM\n  b\nWHERE\n  c = 1";
+        for [first, second] in
+            [[(PLAIN, Callback), (LAID_OUT, Event)], [(LAID_OUT, Event), (PLAIN, Callback)]]
+        {
+            let observed = Observed::default();
+            // How often each text was counted, metered executions included.
+            let counts = Mutex::new(HashMap::from([(Key::of(PLAIN).raw(), 1_u64)]));
+            let mut all = vec![(PLAIN, Callback)];
+            all.extend([first, second, first, second]);
+            for (text, by) in all {
+                let counted =
+                    || counts.lock().unwrap().get(&Key::of(text).raw()).copied().unwrap_or(0);
+                let count = |key: Key| *counts.lock().unwrap().entry(key.raw()).or_insert(0) += 1;
+                observed.take(keys(text), by, 0, counted, count);
+            }
+            assert_eq!(observed.count(), 2, "{first:?} first");
+            // All of them as the text of the callback that came first.
+            assert_eq!(counts.lock().unwrap()[&Key::of(PLAIN).raw()], 3);
+        }
+    }
+
+    #[test]
+    fn rows_of_an_event_count_once_whoever_comes_first() {
+        /// The rows that are counted of these reports, none of which is of a metered connection.
+        fn rows(all: &[(ReportedBy, u64)]) -> u64 {
+            let key = Key::of("SELECT 1");
+            let mut reports = Reports::of(key);
+            for (by, rows) in all {
+                let counted = reports.counted;
+                reports.take(key, *by, *rows, || counted);
+            }
+            reports.counted_rows
+        }
+
+        assert_eq!(rows(&[(Event, 3), (Callback, 0)]), 3);
+        assert_eq!(rows(&[(Callback, 0), (Event, 3)]), 3);
+        assert_eq!(rows(&[(Callback, 3), (Event, 3)]), 3);
+        assert_eq!(rows(&[(Callback, 0), (Callback, 0), (Event, 3), (Event, 0)]), 3);
+        assert_eq!(rows(&[(Event, 2), (Callback, 0), (Callback, 0), (Event, 3)]), 5);
+        assert_eq!(rows(&[(Callback, 2), (Callback, 3)]), 5);
+    }
+
+    #[test]
     fn what_is_known_is_bounded() {
         let observed = Observed::default();
         for n in 0..2_000 {
-            assert!(observed.take(Key::of(&n.to_string()), Event, || 0, || ()));
+            let text = n.to_string();
+            let taken = observed.take(keys(&text), Event, 0, || 0, |_| ());
+            assert_eq!(taken, Taken::Statement(Key::of(&text)));
         }
         assert_eq!(observed.reports.lock().unwrap().len(), Observed::MOST);
     }

@@ -76,6 +76,23 @@ async fn statements_of_a_plain_pool_are_asserted_exactly() {
 }
 
 #[tokio::test]
+async fn rows_of_an_event_that_comes_after_a_callback_are_counted() {
+    let work = async {
+        executed("SELECT 7", MS, 0);
+        event_of("SELECT 7");
+        event_of("SELECT 8");
+        executed("SELECT 8", MS, 0);
+    };
+    let outer = measure(async {
+        let inner = measure(work).await;
+        assert_eq!(texts(&inner), [("SELECT ?", 2, 2)]);
+    });
+    let outer = outer.with_subscriber(counting()).await;
+    assert_eq!((outer.usage().queries, outer.usage().rows), (2, 2));
+    assert_eq!(texts(&outer), [("SELECT ?", 2, 2)]);
+}
+
+#[tokio::test]
 async fn metered_and_plain_pools_of_one_database_are_told_apart() {
     let plain = plain_pool().await;
     let pool = Pool::from(plain.clone());

@@ -171,6 +171,17 @@ impl Recording {
         }
     }
 
+    /// Adds rows to the latest entry of a statement that was counted after the fact and has none.
+    pub(crate) fn add_rows(&self, text: &str, rows: u64) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |entry: &&Arc<Entry>| {
+            entry.kind == Kind::Observed && entry.text() == Some(text) && entry.rows() == 0
+        };
+        if let Some(entry) = entries.iter().rev().find(is_it) {
+            entry.rows.fetch_add(rows, Relaxed);
+        }
+    }
+
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
