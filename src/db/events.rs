@@ -2,17 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use tracing::dispatcher::{self, WeakDispatch};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing::span::{Attributes, Id};
-use tracing::{Event, Level, Span, Subscriber, dispatcher, event};
-use tracing_subscriber::Layer;
+use tracing::{Dispatch, Event, Level, Span, Subscriber, event};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, SpanRef};
+use tracing_subscriber::{Layer, Registry};
 
 use super::witness::{self, Bypasses, Statement, TARGET};
 use crate::memory;
@@ -43,7 +45,8 @@ use crate::scope;
 /// known. So while this layer is part of the default subscriber, each unit of work runs in a
 /// span of its own, with the target `sqlx::query` and the name `unit_of_work`, and a metered connection in another
 /// one below that. A statement whose span belongs to no unit of work is in
-/// [`unattributed`](crate::db::Query::unattributed).
+/// [`unattributed`](crate::db::Query::unattributed): one that is executed in a span that was made outside of all, or
+/// by a unit of work and entered by another one.
 ///
 /// # What blinds it
 ///
@@ -57,15 +60,20 @@ use crate::scope;
 /// # Performance
 ///
 /// sqlx makes its events at DEBUG unless told otherwise. Without a filter every event and span of the
-/// program is made for this layer; give it one of its own:
+/// program is made for this layer; give it one of its own. Let the spans pass that the program has anyway: of a
+/// statement of SQLite in a span that the layer does not see, it may not wait for the event where the work ends.
 ///
 /// ```
 /// use request_budget::db::SqlxEvents;
-/// use tracing_subscriber::filter::{LevelFilter, Targets};
+/// use tracing::{Level, Metadata};
+/// use tracing_subscriber::filter::filter_fn;
 /// use tracing_subscriber::{Layer, layer::SubscriberExt};
 ///
-/// let only_sqlx = Targets::new().with_target("sqlx::query", LevelFilter::TRACE);
-/// let subscriber = tracing_subscriber::registry().with(SqlxEvents::new().with_filter(only_sqlx));
+/// let wanted = |metadata: &Metadata<'_>| {
+///     metadata.target() == "sqlx::query" || metadata.is_span() && *metadata.level() <= Level::INFO
+/// };
+/// let events = SqlxEvents::new().with_filter(filter_fn(wanted));
+/// let subscriber = tracing_subscriber::registry().with(events);
 /// # let _ = subscriber;
 /// ```
 ///
@@ -102,7 +110,11 @@ use crate::scope;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct SqlxEvents(Mode);
+pub struct SqlxEvents {
+    mode: Mode,
+    /// The subscriber that the layer is part of.
+    subscriber: OnceLock<WeakDispatch>,
+}
 
 #[derive(Debug)]
 enum Mode {
@@ -127,7 +139,7 @@ impl SqlxEvents {
             static SAID: AtomicBool = AtomicBool::new(false);
             say(&SAID, "the events of sqlx are compiled out by a `max_level` feature of `tracing`");
         }
-        Self(Mode::Count)
+        Self { mode: Mode::Count, subscriber: OnceLock::new() }
     }
 
     /// A layer that counts nothing, and reports each statement that no metered connection has counted as
@@ -172,13 +184,13 @@ impl SqlxEvents {
         // With it no count passes by being blind.
         statements_are_metered();
         EXISTS.store(true, Relaxed);
-        Self(Mode::Witness(Bypasses::default()))
+        Self { mode: Mode::Witness(Bypasses::default()), subscriber: OnceLock::new() }
     }
 
     /// Whether it counts statements, and does not only compare them.
     #[cfg(feature = "testing")]
     pub(crate) fn counts(&self) -> bool {
-        matches!(self.0, Mode::Count)
+        matches!(self.mode, Mode::Count)
     }
 
     /// Makes this work known to the layer that is part of the default subscriber here, if there is one.
@@ -192,7 +204,8 @@ impl SqlxEvents {
 
     fn adopt_into_layer(meter: &Arc<Meter>) {
         meter.span().with_subscriber(|(id, dispatch)| {
-            if let Some(Self(Mode::Witness(bypasses))) = dispatch.downcast_ref::<Self>() {
+            let mode = dispatch.downcast_ref::<Self>().map(|layer| &layer.mode);
+            if let Some(Mode::Witness(bypasses)) = mode {
                 bypasses.note(id, meter);
             }
         });
@@ -312,39 +325,43 @@ where
         Some(LevelFilter::TRACE)
     }
 
+    fn on_register_dispatch(&self, subscriber: &Dispatch) {
+        self.subscriber.get_or_init(|| subscriber.downgrade());
+    }
+
     fn on_new_span(&self, _: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(owner) = OWNER.take()
             && let Some(span) = context.span(id)
         {
             span.extensions_mut().insert(owner);
-        } else if let Mode::Witness(bypasses) = &self.0 {
+        } else if let Mode::Witness(bypasses) = &self.mode {
             bypasses.opened(id);
         }
     }
 
     fn on_close(&self, id: Id, _: Context<'_, S>) {
-        if let Mode::Witness(bypasses) = &self.0 {
+        if let Mode::Witness(bypasses) = &self.mode {
             bypasses.closed(&id);
         }
     }
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        if matches!(self.0, Mode::Witness(_)) || scope::is_running() {
+        if matches!(self.mode, Mode::Witness(_)) {
             return;
         }
         memory::aside(|| {
-            let Some(meter) =
-                context.span(id).as_ref().and_then(owner_of).and_then(|(meter, _)| meter)
-            else {
-                return;
-            };
+            let Some(span) = context.span(id) else { return };
+            if let Some(current) = scope::current() {
+                return look_for_stranger(&span, &current);
+            }
+            let Some(meter) = owner_of(&span).and_then(|(meter, _)| meter) else { return };
             meter.enter_elsewhere();
             ELSEWHERE.with_borrow_mut(|all| all.push((id.clone(), meter)));
         });
     }
 
     fn on_exit(&self, id: &Id, _: Context<'_, S>) {
-        if matches!(self.0, Mode::Witness(_)) {
+        if matches!(self.mode, Mode::Witness(_)) {
             return;
         }
         let left = ELSEWHERE.with_borrow_mut(|all| {
@@ -361,8 +378,8 @@ where
         if event.metadata().target() != TARGET || witness::is_seen() {
             return;
         }
-        match &self.0 {
-            Mode::Count => memory::aside(|| count(event, &context)),
+        match &self.mode {
+            Mode::Count => memory::aside(|| self.count(event, &context)),
             Mode::Witness(bypasses) => {
                 let owner = context.event_span(event).as_ref().and_then(owner_of);
                 if !owner.is_some_and(|(_, is_metered)| is_metered) {
@@ -377,36 +394,63 @@ where
 fn owner_of<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<(Option<Arc<Meter>>, bool)> {
     let owner = |span: SpanRef<'a, R>| {
         let extensions = span.extensions();
+        if extensions.get::<IsShared>().is_some() {
+            return Some((None, false));
+        }
         let owner = extensions.get::<Owner>()?;
         Some((owner.meter.upgrade(), owner.is_metered))
     };
     span.scope().find_map(owner)
 }
 
-fn count<S>(event: &Event<'_>, context: &Context<'_, S>)
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let Some(executed) = Executed::of(event) else { return };
-    let is_metered = witness::by().is_metered();
-    if scope::is_running() {
-        if !is_metered {
-            super::observed::observe(&executed.observation());
-        }
-        return;
+/// In the extensions of a span that was made by one unit of work and entered by another one.
+struct IsShared;
+
+/// Notes a span that was made by other work than that which enters it here: on the threads of drivers it is not
+/// known which of them executes a statement in it.
+fn look_for_stranger<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
+    let Some((Some(owner), false)) = owner_of(span) else { return };
+    if current.chain().all(|meter| !ptr::eq(&*meter, &*owner)) {
+        span.extensions_mut().replace(IsShared);
+        static SAID: AtomicBool = AtomicBool::new(false);
+        say(&SAID, "a span of one unit of work is entered by another one");
     }
-    match context.event_span(event).as_ref().and_then(owner_of) {
-        Some((_, true)) => {}
-        Some((Some(meter), false)) => {
-            let observation = executed.observation();
-            // Measured work is recorded by a subscriber of its own, in front of this layer.
-            meter.observe(&observation);
+}
+
+impl SqlxEvents {
+    fn count<S>(&self, event: &Event<'_>, context: &Context<'_, S>)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let Some(executed) = Executed::of(event) else { return };
+        let is_metered = witness::by().is_metered();
+        if scope::is_running() {
+            if !is_metered {
+                super::observed::observe(&executed.observation());
+            }
+            return;
         }
-        Some((None, false)) => {
-            count_unattributed();
+        let owner = context.event_span(event).as_ref().and_then(owner_of);
+        match owner.or_else(|| self.hidden_owner()) {
+            Some((_, true)) => {}
+            Some((Some(meter), false)) => {
+                let observation = executed.observation();
+                // Measured work is recorded by a subscriber of its own, in front of this layer.
+                meter.observe(&observation);
+            }
+            Some((None, false)) => {
+                count_unattributed();
+            }
+            None if is_metered => {}
+            None => super::observed::observe(&executed.observation()),
         }
-        None if is_metered => {}
-        None => super::observed::observe(&executed.observation()),
+    }
+
+    /// The owner of the span in which this thread is, where a filter of this layer alone hides that span.
+    fn hidden_owner(&self) -> Option<(Option<Arc<Meter>>, bool)> {
+        let subscriber = self.subscriber.get()?.upgrade()?;
+        let registry = subscriber.downcast_ref::<Registry>()?;
+        owner_of(&registry.span(registry.current_span().id()?)?)
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) async fn plain_pool() -> SqlitePool {
 }
 
 /// Waits until the thread of each connection has emitted all of its events.
-async fn settle(pool: &SqlitePool) {
+pub(crate) async fn settle(pool: &SqlitePool) {
     use sqlx::Connection;
     // Two that each hold some of the connections would wait for each other.
     static ALL_CONNECTIONS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -7,4 +7,5 @@
 mod callbacks;
 mod events;
 mod measured;
+mod unusual;
 mod writes;
