@@ -76,6 +76,7 @@
 //!
 //! * `http` (default): the layer. `axum` (default): names requests by the route that axum matched.
 //! * `alloc` (default): the counting allocator.
+//! * `aws`: makes every call of clients of the AWS SDK an external call.
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `redis`: an instrumented connection to Redis.

@@ -16,8 +16,8 @@ use request_budget::db::{Query, SqlxEvents};
 use request_budget::deadline::{Detachable, External};
 use request_budget::http::{
     BodyError, BudgetService, ByRoute, DeadlineLayer, DeadlineService, ExternalError,
-    ExternalFuture, ExternalLayer, ExternalMiddleware, ExternalService, GrpcStatus, Naming, Policy,
-    ProblemDetails, QueueTime, Reject, ResponseBody, ResponseFuture,
+    ExternalFuture, ExternalHttpClient, ExternalLayer, ExternalMiddleware, ExternalService,
+    GrpcStatus, Naming, Policy, ProblemDetails, QueueTime, Reject, ResponseBody, ResponseFuture,
 };
 use request_budget::mongodb::{Client, ClientSession, Detail, StartSession, StartTransaction};
 use request_budget::report::{Attributes, Climb, Growth, Name, Outcome, Report, Reporter, Tally};
@@ -151,6 +151,7 @@ fn layers_and_services_are_handles() {
     handle::<TaskBudgetService<(), &str, Budget>>();
     everywhere::<Blocking>();
     everywhere::<ExternalMiddleware>();
+    handle::<ExternalHttpClient>();
     sent::<BudgetService<Local, Budget>>();
     sent::<TaskBudgetService<Local, &str, Budget>>();
 }

@@ -100,7 +100,7 @@ impl<F> fmt::Debug for External<F> {
 
 /// A call that goes on after its answer, until its body has ended; charged with its time when it ends, in
 /// whichever way.
-#[cfg(feature = "reqwest-middleware")]
+#[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 pub(crate) struct LongCall {
     call: Call,
     timer: Timer,
@@ -108,7 +108,7 @@ pub(crate) struct LongCall {
     refusal: Option<Refusal>,
 }
 
-#[cfg(feature = "reqwest-middleware")]
+#[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 impl LongCall {
     /// Counts a call, unless that is refused.
     pub(crate) async fn begin(name: &str) -> Result<Self, Cut> {

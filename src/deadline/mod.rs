@@ -15,7 +15,7 @@ mod timer;
 mod waiting;
 
 pub use external::External;
-#[cfg(feature = "reqwest-middleware")]
+#[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 pub(crate) use external::LongCall;
 #[cfg(feature = "http")]
 pub use held::Detachable;

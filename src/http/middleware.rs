@@ -1,20 +1,16 @@
 //! Every call of a `reqwest-middleware` client as an external call, its body included.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::Extensions;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Error, Middleware, Next};
 
-use super::error::ExternalError;
+use super::called::CalledBody;
 use crate::deadline::LongCall;
 
 /// Makes every call of a [`reqwest-middleware`](reqwest_middleware) client a call to an external system.
@@ -128,61 +124,6 @@ fn with_call(response: Response, mut call: LongCall) -> Response {
             .map(http::Response::into_parts)
             .map_or_else(|_| Extensions::new(), |(parts, ())| parts.extensions),
     );
-    let body = Body::wrap(CalledBody { body: Some(body), call });
+    let body = Body::wrap(CalledBody::new(body, call));
     Response::from(http::Response::from_parts(parts, body))
-}
-
-/// The body of a response, which is part of the call.
-struct CalledBody {
-    // None where it was cut.
-    body: Option<Body>,
-    call: LongCall,
-}
-
-impl HttpBody for CalledBody {
-    type Data = Bytes;
-    type Error = ExternalError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExternalError>>> {
-        let Self { body: inner, call } = &mut *self;
-        let Some(body) = inner else { return Poll::Ready(None) };
-        let polled = ready!(call.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx)));
-        Poll::Ready(match polled {
-            Ok(Some(Ok(frame))) => {
-                if body.is_end_stream() {
-                    call.end();
-                }
-                Some(Ok(frame))
-            }
-            Ok(Some(Err(error))) => {
-                call.end();
-                Some(Err(ExternalError::inner(error)))
-            }
-            Ok(None) => {
-                call.end();
-                None
-            }
-            Err(cut) => {
-                *inner = None;
-                Some(Err(ExternalError::cut(cut)))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
-    }
-}
-
-impl fmt::Debug for CalledBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CalledBody").finish_non_exhaustive()
-    }
 }

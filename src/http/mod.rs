@@ -35,7 +35,11 @@
 //! A layer inside a layer makes two units of work: what happens inside both is charged to both, and
 //! each is reported once.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod body;
+#[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
+mod called;
 mod deadline;
 mod error;
 mod external;
@@ -53,6 +57,8 @@ mod reject;
 mod service;
 mod wait;
 
+#[cfg(feature = "aws")]
+pub use aws::ExternalHttpClient;
 pub use body::ResponseBody;
 pub use deadline::{DeadlineLayer, DeadlineService};
 pub(crate) use error::held;
