@@ -7,5 +7,6 @@
 mod callbacks;
 mod events;
 mod measured;
+mod sea_orm;
 mod unusual;
 mod writes;
