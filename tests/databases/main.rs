@@ -20,13 +20,14 @@ mod redis;
 mod retained;
 mod rows;
 mod sql;
+mod steps;
+mod suite;
 mod testing;
 
-use std::env;
-
-use libtest_mimic::{Arguments, Failed, Trial};
-use tokio::runtime::{self, Runtime};
+use libtest_mimic::Arguments;
 use tracing::Dispatch;
+
+use crate::suite::{Suite, runtime, with_runtime};
 
 #[global_allocator]
 static ALLOC: request_budget::alloc::CountingAllocator =
@@ -55,56 +56,4 @@ fn main() {
     rows::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
-}
-
-/// A test that is told where its server is.
-type Test = fn(&str);
-
-#[derive(Default)]
-struct Suite {
-    trials: Vec<Trial>,
-}
-
-impl Suite {
-    /// The tests that need none, beside those on servers that they are alike.
-    fn without_server(&mut self, tests: &[(&str, fn())]) {
-        for &(name, test) in tests {
-            self.trials.push(Trial::test(name, move || {
-                test();
-                Ok(())
-            }));
-        }
-    }
-
-    /// The tests that need the server which this variable names.
-    fn with_server(&mut self, variable: &'static str, tests: &[(&str, Test)]) {
-        let url = env::var(variable).ok();
-        if url.is_none() {
-            eprintln!("skipped: {} tests, because {variable} is not set", tests.len());
-        }
-        for &(name, test) in tests {
-            let (url, is_missing) = (url.clone(), url.is_none());
-            let run = move || match url {
-                Some(url) => {
-                    test(&url);
-                    Ok(())
-                }
-                None => Err(Failed::from(format!("{variable} is not set"))),
-            };
-            self.trials.push(Trial::test(name, run).with_ignored_flag(is_missing));
-        }
-    }
-}
-
-/// A runtime with as many worker threads, or on the calling thread with none.
-fn runtime(workers: usize) -> Runtime {
-    let mut builder = match workers {
-        0 => runtime::Builder::new_current_thread(),
-        _ => runtime::Builder::new_multi_thread(),
-    };
-    builder.worker_threads(workers.max(1)).enable_all().build().expect("a runtime can be made")
-}
-
-fn with_runtime<F: Future>(workers: usize, test: F) -> F::Output {
-    runtime(workers).block_on(test)
 }

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use request_budget::report::{Report, Reporter};
 use request_budget::{Budget, BudgetExt, Usage, Violation};
 
+pub(crate) use crate::steps::End;
+
 /// How a server spells what the programs do. All statements name the table `budget_items`.
 pub(crate) struct Dialect {
     pub(crate) create: &'static str,
@@ -47,13 +49,6 @@ pub(crate) enum Step {
     Joined(usize),
     Carried,
     NotCarried,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    Commit,
-    Rollback,
-    Drop,
 }
 
 pub(crate) fn programs() -> impl Strategy<Value = Vec<Step>> {
