@@ -117,13 +117,18 @@ impl<F> Carried<F> {
         Self { closure: Some(closure), meter, _carry: carry }
     }
 
-    pub(crate) fn call<T>(mut self) -> T
+    pub(crate) fn call<T>(self) -> T
     where
         F: FnOnce() -> T,
     {
+        self.call_by(|closure| closure())
+    }
+
+    /// Calls the closure by another one, which has its arguments.
+    pub(crate) fn call_by<T>(mut self, call: impl FnOnce(F) -> T) -> T {
         let closure = self.closure.take().expect("called once, by value");
         let _entered = Borne::new(&mut self.meter);
-        closure()
+        call(closure)
     }
 }
 

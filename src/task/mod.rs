@@ -10,7 +10,7 @@
 //! | a future of a `Result` | [`.try_budgeted(name, budget)`](crate::BudgetExt::try_budgeted): one `Result`, and errors are reported as errors |
 //! | jobs of a runner built on tower, as apalis | [`TaskBudgetLayer`] |
 //! | a closure, on any thread | [`blocking`], or [`Blocking`] with attributes and a reporter |
-//! | children of work that is running | [`spawn`], [`spawn_blocking`], [`carried`], [`.in_current_budget()`](crate::BudgetExt::in_current_budget) |
+//! | children of work that is running | [`spawn`], [`spawn_blocking`], [`carried`], [`carried_with`], [`.in_current_budget()`](crate::BudgetExt::in_current_budget) |
 //!
 //! [`Attributes`](crate::report::Attributes), such as the id of a job and its attempt, tell one run from another of
 //! the same name. [`Growth`](crate::report::Growth) reports a job whose retained memory climbs run after run.
@@ -143,4 +143,4 @@ pub use fallible::TryBudgeted;
 pub use future::Budgeted;
 pub use layer::{TaskBudgetLayer, TaskBudgetService};
 pub use policy::{Describe, JobNaming, JobPolicy};
-pub use spawn::{carried, spawn, spawn_blocking};
+pub use spawn::{carried, carried_with, spawn, spawn_blocking};

@@ -102,3 +102,34 @@ where
     let carried = scope::Carried::new(work);
     move || carried.call()
 }
+
+/// As [`carried`], for a closure that is handed something: a connection by a pool that runs closures on threads of
+/// its own.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use request_budget::{Budget, BudgetExt, Usage, task};
+///
+/// /// What `deadpool_diesel::sqlite::Object::interact` and others are like.
+/// fn interact<T: Send>(work: impl FnOnce(&mut u32) -> T + Send) -> T {
+///     std::thread::scope(|threads| threads.spawn(|| work(&mut 7)).join().unwrap())
+/// }
+///
+/// let work = async {
+///     interact(task::carried_with(|connection: &mut u32| {
+///         (*connection, Usage::current().is_some())
+///     }))
+/// };
+/// assert_eq!(work.budgeted("sign_up", Budget::new()).await, Ok((7, true)));
+/// # }
+/// ```
+pub fn carried_with<F, A, T>(work: F) -> impl FnOnce(&mut A) -> T + use<F, A, T>
+where
+    F: FnOnce(&mut A) -> T,
+    A: ?Sized,
+{
+    let carried = scope::Carried::new(work);
+    move |argument: &mut A| carried.call_by(|work| work(argument))
+}
