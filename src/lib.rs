@@ -64,7 +64,7 @@
 //! * [`Budget`]: every limit, what it counts and what not. [`Limit`]: soft and hard.
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
 //! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client. [`redis`]: an instrumented
-//!   connection.
+//!   connection. [`diesel`]: counts what any connection of Diesel executes.
 //! * [`db`]: the door for other stores.
 //! * [`task`]: background work: any future, [job runners](TaskBudgetLayer), closures, children.
 //!   [`ExternalExt`]: calls to external systems.
@@ -77,6 +77,7 @@
 //! * `http` (default): the layer. `axum` (default): names requests by the route that axum matched.
 //! * `alloc` (default): the counting allocator.
 //! * `aws`: makes every call of clients of the AWS SDK an external call.
+//! * `diesel`: counts what Diesel and diesel-async execute.
 //! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
 //!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
 //! * `redis`: an instrumented connection to Redis.
@@ -117,6 +118,8 @@ mod violation;
 mod writes;
 
 pub use budget::Budget;
+#[cfg(feature = "diesel")]
+pub use db::diesel;
 #[cfg(feature = "mongodb")]
 pub use db::mongodb;
 #[cfg(feature = "redis")]

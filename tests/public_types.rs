@@ -213,6 +213,8 @@ fn databases_are_handles_and_connections_are_values() {
     debugged::<StartSession<'_>>();
     sent::<StartTransaction<'_>>();
     debugged::<StartTransaction<'_>>();
+    sent::<request_budget::diesel::Instrumentation>();
+    debugged::<request_budget::diesel::Instrumentation>();
     everywhere::<Query>();
     everywhere::<SqlxEvents>();
     handle::<CountingAllocator>();

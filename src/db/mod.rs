@@ -30,6 +30,8 @@
 mod begun;
 #[cfg(feature = "redis")]
 mod cache;
+#[cfg(feature = "diesel")]
+pub mod diesel;
 #[cfg(feature = "sqlx")]
 pub(crate) mod driver;
 #[cfg(feature = "witness")]

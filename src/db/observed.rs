@@ -15,7 +15,7 @@ use crate::scope;
 /// it crosses cuts the work when its poll returns. Where a driver can be wrapped, [`Query`](super::Query)
 /// refuses what is too much before it is sent.
 ///
-/// Of a text that a metered connection, an event of sqlx (see `SqlxEvents`) and a callback
+/// Of a text that a metered connection, an event of sqlx (see `SqlxEvents`) or of Diesel, and a callback
 /// report in the same unit of work, each execution counts once. So a text that is executed
 /// both on a metered connection and on another one, and of which only this function reports the latter,
 /// counts too few.

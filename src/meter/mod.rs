@@ -13,6 +13,8 @@ pub(crate) mod observed;
 mod outlived;
 #[cfg(feature = "witness")]
 mod own_span;
+#[cfg(feature = "diesel")]
+mod pending;
 pub(crate) mod pools;
 mod rare;
 pub(crate) mod recording;
@@ -226,6 +228,7 @@ impl Meter {
             live,
             freed_of_others,
             busy,
+            largest_poll,
             crossed,
             started,
             queue_time,
@@ -233,7 +236,7 @@ impl Meter {
             strangers,
             reporter: this_reporter,
             span,
-            other_wait,
+            other_waits,
             rare,
             refused,
             abandoned,
@@ -255,9 +258,10 @@ impl Meter {
         *live.get_mut() = 0;
         *freed_of_others.get_mut() = 0;
         *busy.get_mut() = 0;
+        *largest_poll.get_mut() = 0;
         *crossed.get_mut() = 0;
         *queue_time.get_mut() = UNKNOWN;
-        *other_wait = OtherWait::default();
+        *other_waits = OtherWaits::default();
         *refused.get_mut() = false;
         *abandoned.get_mut() = false;
         *timeless.get_mut() = false;
@@ -309,11 +313,12 @@ impl Meter {
             live: _,
             freed_of_others: _,
             busy: _,
+            largest_poll: _,
             crossed: _,
             started: _,
             queue_time: _,
             strangers: _,
-            other_wait: _,
+            other_waits: _,
             refused: _,
             abandoned: _,
             timeless: _,
@@ -354,6 +359,7 @@ impl Meter {
             &mut self.live,
             &mut self.freed_of_others,
             &mut self.busy,
+            &mut self.largest_poll,
             &mut self.crossed,
             &mut self.queue_time,
         ] {
@@ -363,7 +369,7 @@ impl Meter {
             *fact.get_mut() = true;
         }
         self.name = "an account that is over".into();
-        self.other_wait = OtherWait::poisoned(POISON);
+        self.other_waits = OtherWaits::poisoned(POISON);
         self.started = self.started.checked_sub(Duration::from_secs(3_600)).unwrap_or(self.started);
     }
 
@@ -514,6 +520,8 @@ impl Meter {
     /// Notes that the work is being ended from outside, in the middle of whatever it does.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
+        #[cfg(feature = "diesel")]
+        self.charge_pending();
     }
 
     /// Runs the destructors of a part of the work that is ended from outside.

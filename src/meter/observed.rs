@@ -24,7 +24,10 @@ pub(crate) struct Observation<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReportedBy {
     /// An event of the driver, which is known to be about no metered connection.
-    #[cfg_attr(not(feature = "witness"), expect(dead_code, reason = "of the layer for events"))]
+    #[cfg_attr(
+        not(any(feature = "diesel", feature = "witness")),
+        expect(dead_code, reason = "of drivers that report by themselves")
+    )]
     Event,
     /// A callback, which may be about a statement that was counted in another way as well.
     Callback,

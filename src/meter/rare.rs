@@ -12,6 +12,8 @@ use super::observed::Observed;
 use super::outlived::Outlived;
 #[cfg(feature = "witness")]
 use super::own_span::OwnSpans;
+#[cfg(feature = "diesel")]
+use super::pending::Pending;
 use super::table::Table;
 use super::waiter::Waiter;
 use crate::error::Cut;
@@ -35,6 +37,9 @@ pub(super) struct Rare {
     pub(super) unmetered: AtomicU64,
     /// Statements that were counted after the fact.
     pub(super) observed: Observed,
+    /// Those of them that are in flight, where their end is reported apart.
+    #[cfg(feature = "diesel")]
+    pub(super) pending: Pending,
     #[cfg(feature = "witness")]
     pub(super) spans: OwnSpans,
     /// After how long the wall time ended, where some of the work has gone on after that.

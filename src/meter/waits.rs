@@ -1,11 +1,14 @@
 //! What a unit of work waits for.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+#[cfg(any(feature = "mongodb", feature = "sqlx"))]
 use std::time::Duration;
 
+use super::Meter;
+#[cfg(any(feature = "mongodb", feature = "sqlx"))]
+use super::Suspect;
 use super::pools::PoolId;
 use super::table::Key;
-use super::{Meter, Suspect};
 use crate::resource::Resource;
 use crate::time::{Instant, nanos};
 
@@ -40,11 +43,19 @@ impl OtherWaits {
     const TRANSACTION: u64 = 2;
 
     #[cfg(debug_assertions)]
-    pub(super) fn poisoned(code: u64) -> Self {
-        Self(code.into())
+    #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
+    pub(super) fn poisoned(number: u64) -> Self {
+        Self {
+            current: number.into(),
+            pool: (number as u32).into(),
+            longest_pool: (number as u32).into(),
+            longest: number.into(),
+            unasked_since: number.into(),
+            unasked: number.into(),
+        }
     }
 
-    #[cfg(feature = "sqlx")]
+    #[cfg(any(feature = "diesel", feature = "sqlx"))]
     fn code(what: WaitFor, since: u64) -> u64 {
         let what = match what {
             WaitFor::Connection(_) => Self::CONNECTION,
@@ -122,7 +133,7 @@ impl Meter {
     }
 
     /// Notes that something else is waited for.
-    #[cfg(feature = "sqlx")]
+    #[cfg(any(feature = "diesel", feature = "sqlx"))]
     pub(crate) fn begin_other_wait(&self, what: WaitFor, since: Instant) {
         if let WaitFor::Connection(pool) = what {
             self.other_waits.pool.store(pool.raw(), Relaxed);
@@ -131,7 +142,7 @@ impl Meter {
     }
 
     /// Ends what was noted by [`begin_other_wait`](Self::begin_other_wait), unless another one has begun since.
-    #[cfg(feature = "sqlx")]
+    #[cfg(any(feature = "diesel", feature = "sqlx"))]
     pub(crate) fn end_other_wait(&self, what: WaitFor, since: Instant) {
         let code = OtherWaits::code(what, self.offset(since));
         // Not noted any more: one that began later is.

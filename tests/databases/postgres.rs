@@ -8,7 +8,7 @@ use request_budget::{Budget, BudgetExt, Cut, Usage};
 use sqlx::postgres::{
     PgAdvisoryLock, PgConnectOptions, PgExecutor, PgListener, PgPoolOptions, PgSslMode,
 };
-use sqlx::{Acquire, Executor, PgPool, Postgres, QueryBuilder, Row, SqlSafeStr};
+use sqlx::{Acquire, PgPool, Postgres, QueryBuilder, Row, SqlSafeStr};
 
 use crate::sql::{Dialect, programs, programs_on, usage_of};
 use crate::{Suite, runtime, with_runtime};
@@ -423,6 +423,8 @@ fn any_driver(url: &str) {
 }
 
 fn borrowed(url: &str) {
+    use sqlx::Executor as _;
+
     with_runtime(0, async {
         let options = PgPoolOptions::new().after_connect(|connection, _| {
             Box::pin(async move {

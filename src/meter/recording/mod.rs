@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Sql(&'static str),
     /// A statement whose text holds no values: a shape.
     Shape,
-    #[cfg(feature = "sqlx")]
+    #[cfg(any(feature = "diesel", feature = "sqlx"))]
     Transaction,
     External,
     /// A round trip to a cache, by the kind of its command.
@@ -58,9 +58,9 @@ impl Kind {
     }
 
     pub(crate) fn is_transaction(self) -> bool {
-        #[cfg(feature = "sqlx")]
+        #[cfg(any(feature = "diesel", feature = "sqlx"))]
         return self == Self::Transaction;
-        #[cfg(not(feature = "sqlx"))]
+        #[cfg(not(any(feature = "diesel", feature = "sqlx")))]
         false
     }
 
