@@ -71,6 +71,7 @@
 //! * [`alloc`]: memory, through a global allocator that you install.
 //! * [`testing`]: fails CI when a request or a job uses more than it may.
 //! * [`report`]: the events, a reporter of your own, and one that tells of [leaks](report::Growth).
+//! * [`limitations`]: what a budget cannot do, and the remedies.
 //!
 //! # Features
 //!
@@ -104,6 +105,7 @@ mod ext;
 pub mod http;
 mod key;
 mod limit;
+pub mod limitations;
 mod memory;
 mod meter;
 pub mod report;

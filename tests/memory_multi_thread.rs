@@ -33,6 +33,7 @@ fn memory_is_measured_to_the_byte_on_several_threads() {
     every_poll_may_be_on_another_thread();
     a_carried_child_on_another_thread_adds_up();
     carried_children_at_once_add_up();
+    what_another_thread_allocates_is_not_counted();
 }
 
 /// Many at once on four workers, which take them from each other.
@@ -155,4 +156,18 @@ fn carried_children_at_once_add_up() {
         prop_assert!(between.contains(&peak.unwrap()), "{peak:?} of {between:?}");
         Ok(())
     });
+}
+
+fn what_another_thread_allocates_is_not_counted() {
+    const BYTES: usize = 1 << 20;
+    let ledger = Ledger::new();
+    let work = async {
+        let made = thread::spawn(|| vec![1_u8; BYTES]).join().unwrap();
+        assert_eq!(made.len(), BYTES);
+        made
+    };
+    let work = work.budgeted("test", Budget::new()).with_reporter(ledger.clone());
+    let Poll::Ready(Ok(_made)) = poll_once(pin!(work)) else { panic!("it waits for nothing") };
+    let most = u64::try_from(BYTES).unwrap();
+    assert!(ledger.measured().iter().all(|bytes| bytes.is_some_and(|bytes| bytes < most)));
 }

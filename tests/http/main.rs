@@ -11,6 +11,7 @@ mod errors;
 mod external;
 mod forwarding;
 mod grpc;
+mod limitations;
 mod middleware;
 mod naming;
 mod panics;

@@ -269,6 +269,24 @@ async fn a_batch_that_crosses_a_hard_limit_is_refused_its_answer() {
 }
 
 #[tokio::test]
+async fn what_a_trigger_executes_is_part_of_its_statement() {
+    let pool = pool().await;
+    let make = "CREATE TABLE posts (n INTEGER); CREATE TABLE log (n INTEGER); \
+                CREATE TRIGGER logs AFTER INSERT ON posts BEGIN \
+                INSERT INTO log VALUES (new.n); INSERT INTO log VALUES (new.n); END";
+    // Each connection has a database of its own.
+    let mut connection = pool.acquire().await.unwrap();
+    connection.unmetered().execute(make).await.unwrap();
+    let usage = usage_of(async {
+        sqlx::query("INSERT INTO posts VALUES (1)").execute(&mut *connection).await.unwrap();
+    });
+    let usage = usage.await;
+    assert_eq!((usage.queries, usage.writes), (1, 1));
+    let logged = sqlx::query("SELECT n FROM log").fetch_all(&mut *connection).await.unwrap();
+    assert_eq!(logged.len(), 2);
+}
+
+#[tokio::test]
 async fn rows_of_a_fetch_that_fails_are_nobodys() {
     let pool = pool().await;
     let usage = usage_of(async {
