@@ -206,6 +206,7 @@
 mod advice;
 mod assertions;
 mod attribution;
+mod dialect;
 mod doubts;
 mod github;
 mod measure;

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 
 use super::attribution;
+use super::dialect::{dialect, sole_database};
 use super::doubts::Warned;
 use super::message::{self, Unseen};
 use super::site::{self, Lack, Place};
@@ -107,6 +108,11 @@ pub(super) struct Served {
 #[non_exhaustive]
 pub struct Statement {
     /// Its text, in which values and placeholders are `?`, lists of values have one item, and comments are removed.
+    ///
+    /// `"x"` is a value in MySQL and MariaDB, and an identifier elsewhere. The database of a statement that no metered
+    /// connection has executed is that of the driver on the stack. In a program that is stripped of its symbols it is
+    /// the database of the metered statements of the record, if they have only one; otherwise `"x"` is left unchanged.
+    /// In the mode `ANSI_QUOTES` MySQL reads `"x"` as an identifier, but here it is still a value.
     #[serde(serialize_with = "escape::serialize")]
     pub text: String,
     /// How often it was executed.
@@ -306,7 +312,9 @@ impl Account {
                 .iter()
                 .map(|site| Entry::new(Kind::Unmetered, Some(message::UNLOGGED), site.clone())),
         );
-        let of = |is: fn(Kind) -> bool| tally(entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
+        let sole = sole_database(&entries);
+        let of =
+            |is: fn(Kind) -> bool| tally(sole, entries.iter().filter(|e| is(e.kind)).map(|e| &**e));
         let statement = |(text, tally): (String, Tally)| Statement {
             text,
             executions: tally.times,
@@ -340,7 +348,7 @@ impl Account {
             cache_calls: of(Kind::is_cache_call).into_iter().map(statement).collect(),
             external_calls: of(|kind| kind == Kind::External).into_iter().map(external).collect(),
             unmetered: of(|kind| kind == Kind::Unmetered).into_iter().map(statement).collect(),
-            elsewhere: tally(suspects.iter().map(|stray| &*stray.entry))
+            elsewhere: tally(sole, suspects.iter().map(|stray| &*stray.entry))
                 .into_iter()
                 .map(statement)
                 .collect(),
@@ -466,17 +474,20 @@ struct Tally {
     sites: Vec<(Site, u64)>,
 }
 
-fn tally<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Tally> {
-    let mut normal: HashMap<(Kind, &str), String> = HashMap::new();
+fn tally<'a>(
+    sole: &'static str,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> BTreeMap<String, Tally> {
+    let mut normal: HashMap<(Option<&str>, &str), String> = HashMap::new();
     let mut all: BTreeMap<String, Tally> = BTreeMap::new();
     for entry in entries {
         let text = entry.text().unwrap_or("(a command of MongoDB; `Detail::Commands` names it)");
-        let name =
-            normal.entry((entry.kind, text)).or_insert_with(|| match entry.kind.database() {
-                Some(_) if text == message::UNLOGGED => text.to_owned(),
-                Some(database) => normalise(text, database),
-                None => text.to_owned(),
-            });
+        let dialect = dialect(entry, text, sole);
+        let name = normal.entry((dialect, text)).or_insert_with(|| match dialect {
+            Some(_) if text == message::UNLOGGED => text.to_owned(),
+            Some(database) => normalise(text, database),
+            None => text.to_owned(),
+        });
         let tally = match all.get_mut(name) {
             Some(tally) => tally,
             None => all.entry(name.clone()).or_default(),

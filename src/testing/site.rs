@@ -94,6 +94,11 @@ pub(super) enum Command {
     Unknown,
 }
 
+/// The database whose driver is on the stack, as sqlx names it; that of the innermost frame if there are several.
+pub(super) fn driver(site: &Site) -> Option<&'static str> {
+    site.0.iter().find_map(|ip| symbols(*ip).iter().find_map(Symbol::driver))
+}
+
 /// Finds the code that asks for the current span.
 pub(super) fn asker(site: &Site) -> Asker {
     let symbols = || site.0.iter().map(|ip| symbols(*ip));
@@ -224,6 +229,17 @@ impl Symbol {
             ["backtrace::", "request_budget::", "tracing", "core::", "std::", "alloc::"];
         const FOLDERS: [&str; 4] = ["/backtrace", "/tracing", "/rustc/", "/rustlib/"];
         self.is_ours() || self.is_in(&FOLDERS, &CRATES)
+    }
+
+    /// The database, if it belongs to the driver of one, or to a generic function for a type of that driver.
+    fn driver(&self) -> Option<&'static str> {
+        const DRIVERS: [(&str, &str, &str); 3] = [
+            ("MySQL", "/sqlx-mysql", "sqlx_mysql::"),
+            ("PostgreSQL", "/sqlx-postgres", "sqlx_postgres::"),
+            ("SQLite", "/sqlx-sqlite", "sqlx_sqlite::"),
+        ];
+        let is_of = |folder, name| self.is_in(&[folder], &[]) || self.name.contains(name);
+        DRIVERS.iter().find(|(_, folder, name)| is_of(folder, name)).map(|(database, ..)| *database)
     }
 
     /// Who asks for the span, where this is the first symbol that does not lie in between.

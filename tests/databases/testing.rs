@@ -5,13 +5,54 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use futures_util::TryStreamExt;
 use futures_util::future::Either;
 use mongodb::bson::{Document, doc};
+use request_budget::db::SqlxEvents;
 use request_budget::mongodb::{Client, Detail};
 use request_budget::sqlx::Pool;
 use request_budget::testing::{Record, Statement, measure};
 use request_budget::{Budget, Usage};
-use sqlx::{Executor, MySqlPool, PgPool};
+use sqlx::{Executor, MySqlPool, PgPool, SqlitePool};
+use tracing::dispatcher::set_default;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::{Suite, with_runtime};
+
+/// Two statements that differ in what is quoted by `"` are so many texts, whoever sees them: `"x"` is a value of MySQL,
+/// and a name elsewhere.
+macro_rules! quoted {
+    ($plain:expr, $texts:expr) => {{
+        let plain = $plain.await.expect("connects");
+        let pool = Pool::from(plain.clone());
+        let run = async || {
+            for text in ["SELECT 1 AS \"posts\"", "SELECT 1 AS \"comments\""] {
+                plain.execute(text).await.expect("executes");
+            }
+        };
+        let texts = |statements: &[Statement]| {
+            assert_eq!(statements.iter().map(|it| it.executions).sum::<u64>(), 2);
+            statements.len()
+        };
+        // Nothing but the events of plain sqlx.
+        let record = measure(run()).await;
+        assert_eq!(texts(record.unmetered()), $texts, "{:?}", record.unmetered());
+        {
+            let counting = tracing_subscriber::registry().with(SqlxEvents::new());
+            let _default = set_default(&counting.into());
+            let record = measure(run()).await;
+            assert_eq!(record.usage().observed, 2);
+            assert_eq!(texts(record.statements()), $texts, "{:?}", record.statements());
+        }
+        // A text in which nothing is quoted is the same, whoever sees it.
+        let record = measure(async {
+            pool.execute("SELECT 1").await.expect("executes");
+            run().await;
+            plain.execute("SELECT 2").await.expect("executes");
+        });
+        let record = record.await;
+        let [metered] = record.statements() else { panic!("{:?}", record.statements()) };
+        assert!(record.unmetered().iter().any(|it| it.text == metered.text));
+        assert_eq!(record.unmetered().len(), 1 + $texts);
+    }};
+}
 
 pub(crate) fn tests(suite: &mut Suite) {
     suite.with_server(
@@ -20,9 +61,23 @@ pub(crate) fn tests(suite: &mut Suite) {
             ("testing_statements_of_postgres", postgres),
             ("testing_the_same_at_once_on_postgres", at_once),
             ("testing_early_ends_on_postgres", early),
+            ("testing_quoted_names_of_postgres", |url| {
+                with_runtime(0, async { quoted!(PgPool::connect(url), 2) });
+            }),
         ],
     );
-    suite.with_server("REQUEST_BUDGET_MYSQL_URL", &[("testing_statements_of_mariadb", mariadb)]);
+    suite.with_server(
+        "REQUEST_BUDGET_MYSQL_URL",
+        &[
+            ("testing_statements_of_mariadb", mariadb),
+            ("testing_quoted_values_of_mariadb", |url| {
+                with_runtime(0, async { quoted!(MySqlPool::connect(url), 1) });
+            }),
+        ],
+    );
+    suite.without_server(&[("testing_quoted_names_of_sqlite", || {
+        with_runtime(0, async { quoted!(SqlitePool::connect("sqlite::memory:"), 2) });
+    })]);
     suite.with_server(
         "REQUEST_BUDGET_MONGODB_URL",
         &[
