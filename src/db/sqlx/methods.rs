@@ -47,6 +47,24 @@ type PrepareWith<DB> = for<'c> fn(
 type DescribeText<DB> =
     for<'c> fn(&'c mut <DB as Database>::Connection, SqlStr) -> Answer<'c, Describe<DB>>;
 
+/// A database whose connections are executors.
+///
+/// A trait of its own for where the database is not known yet, as in `Pool::from(pool.clone())`: with the bound on
+/// the connection, rustc looks for it among all impls of `Executor` even so, and fails with E0275 if another crate
+/// has one for a connection around one of any database (sqlx-otel).
+pub(super) trait Executes: Database {
+    fn methods() -> &'static Methods<Self>;
+}
+
+impl<DB: Database> Executes for DB
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    fn methods() -> &'static Methods<Self> {
+        Methods::of_driver()
+    }
+}
+
 impl<DB> Methods<DB>
 where
     DB: Database,

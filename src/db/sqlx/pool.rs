@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use sqlx::pool::{CloseEvent, PoolOptions};
-use sqlx::{Database, Executor, SqlSafeStr};
+use sqlx::{Database, SqlSafeStr};
 
 use super::address;
 use super::connection::PoolConnection;
 use super::kind::Kind;
-use super::methods::Methods;
+use super::methods::{Executes, Methods};
 use super::transaction::Transaction;
 use crate::db::driver::Driver;
 use crate::db::{Begun, ConnectionWait};
@@ -186,17 +186,14 @@ impl<DB: Database> Pool<DB> {
     }
 }
 
-impl<DB: Database> From<sqlx::Pool<DB>> for Pool<DB>
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-{
+impl<DB: Executes> From<sqlx::Pool<DB>> for Pool<DB> {
     fn from(inner: sqlx::Pool<DB>) -> Self {
         statements_are_metered();
         let kind = Kind::of(&inner);
         // What it connects to and how: two pools of one database with the same settings are the same.
         let database = DatabaseId::of(&inner.connect_options());
         let name = PoolId::of(&address::of(&inner, kind));
-        Self { inner, methods: Methods::of_driver(), kind, database, name }
+        Self { inner, methods: DB::methods(), kind, database, name }
     }
 }
 
