@@ -19,6 +19,7 @@ mod postgres;
 mod redis;
 mod retained;
 mod rows;
+mod session;
 mod sql;
 mod steps;
 mod suite;
@@ -54,6 +55,7 @@ fn main() {
     redis::tests(&mut suite);
     retained::tests(&mut suite);
     rows::tests(&mut suite);
+    session::tests(&mut suite);
     testing::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }

@@ -113,7 +113,7 @@ impl Known {
 }
 
 /// Polls a future at most so often.
-async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+pub(crate) async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|cx| {

@@ -16,7 +16,8 @@ pub(super) struct Changes {
 impl Changes {
     /// Notes what this text may change. Nearly all texts change nothing, which is told by their first word.
     pub(super) fn note(&mut self, kind: Kind, text: &str, may_be_batch: bool) {
-        if may_be_batch && text.contains(';') {
+        // SQLite executes all that is in a text, also in one that was prepared.
+        if (may_be_batch || kind.is_sqlite()) && text.contains(';') {
             // A semicolon in a literal makes a piece that looks like no statement: that is on the safe side.
             text.split(';').for_each(|text| self.note_one(kind, text));
         } else {
@@ -151,7 +152,12 @@ fn changes_mysql(word: &str, text: &str) -> bool {
     ];
     // A variable of the session can be set in any statement.
     let is_harmless = HARMLESS.iter().any(|harmless| is(word, harmless)) && !text.contains('@');
-    !is_harmless || (is(word, "CREATE") && contains(text, "temporary"))
+    let second = || text[word.len()..].split_ascii_whitespace().next().unwrap_or("");
+    !is_harmless
+        || (is(word, "CREATE") && contains(text, "temporary"))
+        // `BEGIN NOT ATOMIC` is a program of its own, and `LOCK INSTANCE` is not what is unlocked.
+        || (is(word, "BEGIN") && is(second(), "NOT"))
+        || (is(word, "LOCK") && is(second(), "INSTANCE"))
 }
 
 /// The name at the end of a text, quoted or not.
@@ -225,6 +231,8 @@ mod tests {
             "/*!50000 SET sql_mode = '' */",
             "/*M! SET sql_mode = '' */",
             "PREPARE s FROM 'SELECT 1'",
+            "BEGIN NOT ATOMIC SET SESSION sql_mode = ''; END",
+            "LOCK INSTANCE FOR BACKUP",
         ] {
             assert!(changes(Kind::MySql, text), "{text}");
         }
@@ -246,7 +254,13 @@ mod tests {
         ] {
             assert!(!changes(Kind::Postgres, text), "{text}");
         }
-        for text in ["SELECT GET_LOCK('a', 1)", "LOCK TABLES t WRITE", "CREATE TABLE t (a INT)"] {
+        for text in [
+            "SELECT GET_LOCK('a', 1)",
+            "LOCK TABLES t WRITE",
+            "CREATE TABLE t (a INT)",
+            "BEGIN",
+            "begin work",
+        ] {
             assert!(!changes(Kind::MySql, text), "{text}");
         }
     }
@@ -264,5 +278,14 @@ mod tests {
         assert_eq!(changes.attached, ["the other"]);
         changes.note(Kind::SqliteMemory, "PRAGMA foreign_keys = OFF", false);
         assert!(changes.is_lasting);
+    }
+
+    #[test]
+    fn sqlite_executes_a_prepared_text_to_its_end() {
+        let mut changes = Changes::default();
+        let prepared = "; SELECT 1; CREATE TEMP TABLE t (a); ATTACH 'x.db' AS x; PRAGMA a = 1";
+        changes.note(Kind::SqliteFile, prepared, false);
+        assert!(changes.is_lasting && changes.has_temporary);
+        assert_eq!(changes.attached, ["x"]);
     }
 }

@@ -138,7 +138,8 @@ async fn clean_sqlite<DB: Database>(raw: &mut DB::Connection, changes: &Changes)
         && DB::TransactionManager::rollback(raw).await.is_ok()
     {}
     drop(send::<DB>(raw, "ROLLBACK").await);
-    if changes.has_temporary {
+    // What was done to sqlx's own connection was not seen.
+    if changes.has_temporary || changes.is_lasting {
         drop_temporary::<DB>(raw).await;
     }
     for name in &changes.attached {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
+use std::thread;
 
 use futures_core::future::BoxFuture;
 use sqlx::{Connection as _, Database, Executor, SqlSafeStr};
@@ -26,6 +27,7 @@ pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
     session: Session<DB>,
+    is_closed_on_drop: bool,
 }
 
 enum Raw<DB: Database> {
@@ -40,7 +42,11 @@ impl<DB: Database> Connection<DB> {
         for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     {
         crate::report::unmeasured::statements_are_metered();
-        Self { raw: Some(Raw::Single(Box::new(raw))), session: Session::of_single() }
+        Self {
+            raw: Some(Raw::Single(Box::new(raw))),
+            session: Session::of_single(),
+            is_closed_on_drop: false,
+        }
     }
 
     /// sqlx's own connection.
@@ -173,11 +179,17 @@ impl<DB: Database> Connection<DB> {
 impl<DB: Database> Drop for Connection<DB> {
     fn drop(&mut self) {
         let Some(Raw::Pooled(raw)) = self.raw.take() else { return };
-        let is_abandoned = || scope::current().is_some_and(|meter| meter.is_abandoned());
+        let is_ended_early = || {
+            // A panic ends work midway as well, and unwinds inside its scope.
+            scope::current().is_some_and(|meter| meter.is_abandoned() || thread::panicking())
+        };
         let session = &mut self.session;
         if session.transactions.state == State::Broken {
             clean::close(raw);
-        } else if session.was_interrupted || !session.is_settled() || is_abandoned() {
+        } else if session.was_interrupted || !session.is_settled() || is_ended_early() {
+            if self.is_closed_on_drop {
+                return clean::close(raw);
+            }
             clean::give_back(raw, session.kind, mem::take(&mut session.changes));
         } else {
             // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory, and no task
@@ -195,7 +207,7 @@ impl<DB: Database> fmt::Debug for Connection<DB> {
 
 /// A [`Connection`] of a [`Pool`](super::Pool), to which it returns when dropped.
 ///
-/// If its unit of work is cut, or dropped, it is cleaned before, or closed: see the
+/// If its unit of work is cut, or dropped, or panics, it is cleaned before, or closed: see the
 /// [module docs](super#cancellation).
 pub struct PoolConnection<DB: Database>(Connection<DB>);
 
@@ -207,7 +219,7 @@ impl<DB: Database> PoolConnection<DB> {
         database: DatabaseId,
     ) -> Self {
         let session = Session::new(methods, kind, database);
-        Self(Connection { raw: Some(Raw::Pooled(raw)), session })
+        Self(Connection { raw: Some(Raw::Pooled(raw)), session, is_closed_on_drop: false })
     }
 
     /// Closes the connection, which makes room in the pool for another.
@@ -223,6 +235,7 @@ impl<DB: Database> PoolConnection<DB> {
     pub fn close_on_drop(&mut self) {
         if let Some(Raw::Pooled(raw)) = &mut self.0.raw {
             raw.close_on_drop();
+            self.0.is_closed_on_drop = true;
         }
     }
 

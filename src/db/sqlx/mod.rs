@@ -75,8 +75,8 @@
 //!
 //! # Cancellation
 //!
-//! A connection that is held by work that is cut, or dropped because the client has hung up, goes back to
-//! its pool clean or is closed, whether that comes in the middle of a statement or between two:
+//! A connection that is held by work that is cut, or dropped because the client has hung up, or that panics,
+//! goes back to its pool clean or is closed, whether that comes in the middle of a statement or between two:
 //!
 //! * PostgreSQL, MySQL and MariaDB: a task waits 25 ms for the statement in flight, rolls back what is
 //!   open, also a `BEGIN` written by hand, and lets go of advisory locks, of those of `GET_LOCK` and
@@ -89,12 +89,14 @@
 //!   inside, called by a `SELECT`.
 //! * SQLite: transactions are rolled back. In a file, a connection on which there was a `PRAGMA`, a
 //!   temporary table or an `ATTACH` is closed. In memory, where to close it could be to lose the data, temporary
-//!   objects are dropped and databases are detached; what a `PRAGMA` has set is kept.
-//! * A driver that is none of these: it is closed.
+//!   objects are dropped and databases are detached; what a `PRAGMA` has set is kept, and so is what was
+//!   attached through [`Connection::unmetered`].
+//! * A driver that is none of these, and a connection with [`PoolConnection::close_on_drop`]: it is closed.
 //!
 //! So a statement that is shorter than 25 ms costs no new connection, however impatient the clients. The
-//! cleaning is charged to nobody. Where work ends by itself, connections are returned as they are, as without
-//! this crate.
+//! cleaning is charged to nobody. Where work ends by itself, also by an error, connections are returned as they
+//! are, as without this crate: code that changes a session takes that back on its way out, or has the connection
+//! closed by `close_on_drop`.
 //!
 //! When a connection is closed the server may go on with the statement for a while.
 //! To bound that, let it look whether the client is still there, or bound every statement:

@@ -55,6 +55,10 @@ impl<'c, DB: Database> Transaction<'c, DB> {
             return Err(sqlx::Error::InvalidSavePointStatement);
         }
         held.settle().await?;
+        if let Some(statement) = &statement {
+            // It may set something before it begins: `SET SESSION .. ; BEGIN`.
+            held.note(statement.as_str(), true);
+        }
         let wait = match TransactionWait::begin() {
             Ok(wait) => wait,
             Err(cut) => return Err(refuse(cut).await),
