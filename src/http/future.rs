@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::{Ending, ResponseBody};
 use super::grpc;
 use super::reject::{self, Reject};
+use super::server_timing;
 use crate::deadline::{Detachable, Held, Timer};
 use crate::memory;
 use crate::report::Outcome;
@@ -48,6 +49,8 @@ pin_project! {
 pub(super) struct Origin {
     is_head: bool,
     pub(super) is_call: bool,
+    /// The response has the header `Server-Timing`.
+    pub(super) shows_timing: bool,
     /// In a box: few want to see it.
     parts: Option<Box<Parts>>,
 }
@@ -66,7 +69,20 @@ impl Origin {
         Self {
             is_head: request.method() == Method::HEAD,
             is_call: grpc::is_call(request),
+            shows_timing: false,
             parts: reject.filter(|reject| reject.sees_requests()).map(parts),
+        }
+    }
+}
+
+impl Origin {
+    /// The value of the header `Server-Timing`, if the response is to have it.
+    #[inline]
+    fn timing(&self, work: &Work) -> Option<HeaderValue> {
+        if self.shows_timing {
+            work.meter().and_then(|meter| server_timing::of(meter))
+        } else {
+            None
         }
     }
 }
@@ -154,10 +170,14 @@ where
             }
         };
         let work = this.work.take().expect("it is there");
+        let timing = this.origin.timing(&work);
         this.future.end_early(work, Outcome::Cut);
         let Origin { is_call, parts, .. } = this.origin;
-        let answer =
+        let mut answer =
             reject::answer(this.reject.as_deref(), cut.violation(), parts.as_deref(), *is_call);
+        if let Some(timing) = timing {
+            server_timing::add(answer.headers_mut(), timing);
+        }
         Poll::Ready(Ok(answer.map(ResponseBody::rejected)))
     }
 }
@@ -178,10 +198,13 @@ fn look_at_the_clock(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_
 }
 
 fn answered<B: Body + Detachable>(
-    response: Response<B>,
+    mut response: Response<B>,
     work: Work,
     origin: &Origin,
 ) -> Response<ResponseBody<B>> {
+    if let Some(timing) = origin.timing(&work) {
+        server_timing::add(response.headers_mut(), timing);
+    }
     let (status, headers) = (response.status(), response.headers());
     let meter = work.meter();
     if let Some(method) = meter.and_then(|meter| meter.name().as_method())

@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use super::incoming::{Incoming, QueueTime};
 use super::policy::ByRoute;
 use super::reject::{ByRequest, Reject};
+use super::server_timing::ServerTiming;
 use super::service::BudgetService;
 use crate::report::Reporter;
 use crate::violation::Violation;
@@ -30,6 +31,7 @@ pub(super) struct Hooks {
     pub(super) reporter: Option<Arc<dyn Reporter>>,
     pub(super) reject: Option<Arc<dyn Reject>>,
     pub(super) incoming: Incoming,
+    pub(super) server_timing: ServerTiming,
 }
 
 impl<P> BudgetLayer<P> {
@@ -87,6 +89,74 @@ impl<P, N> BudgetLayer<P, N> {
     #[must_use]
     pub fn with_queue_time(mut self, queue_time: QueueTime) -> Self {
         self.hooks.incoming.queue_time = queue_time;
+        self
+    }
+
+    /// Adds the header `Server-Timing` to each response: what the request has used up to its headers.
+    ///
+    /// Browsers show it beside the request (in Chromium's developer tools, under Timing), and scripts read it from
+    /// `performance.getEntriesByType("navigation")[0].serverTiming`; from another origin only with a header
+    /// `Timing-Allow-Origin`. Times are in milliseconds:
+    ///
+    /// | name | what |
+    /// |---|---|
+    /// | `queue` | how long the request waited before, with [`with_queue_time`](Self::with_queue_time) |
+    /// | `db` | [`query_time`](crate::Usage::query_time), with the number of queries |
+    /// | `cache` | [`cache_time`](crate::Usage::cache_time), with the number of calls |
+    /// | `ext` | [`external_time`](crate::Usage::external_time), with the number of calls |
+    /// | `busy` | [`busy_time`](crate::Usage::busy_time), with a limit on [`poll_time`](crate::Budget::poll_time) |
+    /// | `total` | from the call of the service to the headers of the response |
+    ///
+    /// What was not used is left out, and what the body of the response does is not known yet. A header that the
+    /// service has set is kept: there are two then, as the standard has it. Whoever sees the response sees the
+    /// figures: [`with_server_timing_of`](Self::with_server_timing_of) keeps them from strangers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use request_budget::{Budget, BudgetLayer, ExternalExt};
+    /// use tower::ServiceExt;
+    ///
+    /// let quote = || async {
+    ///     tokio::time::sleep(Duration::from_millis(250)).external("payments").await.unwrap();
+    /// };
+    /// let layer = BudgetLayer::new(Budget::new()).with_server_timing();
+    /// let app = Router::new().route("/quote", get(quote)).layer(layer);
+    /// let response = app.oneshot(Request::get("/quote").body(Body::empty()).unwrap()).await.unwrap();
+    /// let timing = "ext;desc=\"1 call\";dur=250.000, total;dur=250.000";
+    /// assert_eq!(response.headers()["server-timing"], timing);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_server_timing(mut self) -> Self {
+        self.hooks.server_timing = ServerTiming::All;
+        self
+    }
+
+    /// As [`with_server_timing`](Self::with_server_timing), for the requests that this chooses.
+    ///
+    /// It is called before the service is. A panic in it is caught, an event tells so once in a while, and the
+    /// response has no such header.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use request_budget::{Budget, BudgetLayer};
+    ///
+    /// let is_internal = |request: &Parts| request.headers.contains_key("x-internal");
+    /// let layer = BudgetLayer::new(Budget::new()).with_server_timing_of(is_internal);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn with_server_timing_of<F>(mut self, is_meant: F) -> Self
+    where
+        F: Fn(&Parts) -> bool + Send + Sync + 'static,
+    {
+        self.hooks.server_timing = ServerTiming::Of(Arc::new(is_meant));
         self
     }
 

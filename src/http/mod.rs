@@ -54,6 +54,7 @@ mod middleware;
 mod policy;
 mod problem;
 mod reject;
+mod server_timing;
 mod service;
 mod wait;
 

@@ -13,6 +13,7 @@ use super::error::BoxError;
 use super::future::{Origin, ResponseFuture};
 use super::layer::Hooks;
 use super::policy::{ByRoute, Naming, Policy};
+use super::server_timing::ServerTiming;
 use crate::budget::Budget;
 use crate::deadline::Detachable;
 use crate::report::seldom::caught;
@@ -66,12 +67,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let none = || Cow::Owned(Budget::new());
         let budget = caught("a policy", || self.policy.lent(&request), none);
         let usual = || ByRoute.name(&request);
         let name = caught("a naming", || self.naming.name(&request), usual);
-        let origin = Origin::of(&request, self.hooks.reject.as_deref());
+        let mut origin = Origin::of(&request, self.hooks.reject.as_deref());
+        if !matches!(self.hooks.server_timing, ServerTiming::None) {
+            (request, origin.shows_timing) = self.hooks.server_timing.is_of(request);
+        }
         let (budget, waited) = self.hooks.incoming.apply(budget, request.headers());
         let mut work = Work::start(name, budget, self.hooks.reporter.clone());
         if let (Some(waited), Some(meter)) = (waited, work.meter()) {

@@ -70,9 +70,8 @@ fn programs() -> impl Strategy<Value = (Vec<Step>, Fate)> {
         Just(Way::BeforeBegin),
         Just(Way::ByConnectionOfSqlx),
     ];
-    let step = (any::<prop::sample::Index>(), prop::bool::weighted(0.3), way).prop_map(
-        |(text, is_second_of_batch, way)| Step { text, is_second_of_batch, way },
-    );
+    let step = (any::<prop::sample::Index>(), prop::bool::weighted(0.3), way)
+        .prop_map(|(text, is_second_of_batch, way)| Step { text, is_second_of_batch, way });
     let fate = prop_oneof![
         3 => (1..30_u32).prop_map(Fate::Dropped),
         1 => (1..30_u32).prop_map(Fate::DroppedToBeClosed),

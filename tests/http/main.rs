@@ -18,6 +18,7 @@ mod panics;
 mod readiness;
 mod reporting;
 mod scope;
+mod server_timing;
 mod streams;
 mod stress;
 mod support;

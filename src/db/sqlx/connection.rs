@@ -256,7 +256,7 @@ impl<DB: Database> PoolConnection<DB> {
         let Session { methods, kind, database, .. } = self.0.session;
         let mut session = Session::new(methods, kind, database);
         session.transactions = mem::take(&mut self.0.session.transactions);
-        Connection { raw, session }
+        Connection { raw, session, is_closed_on_drop: false }
     }
 }
 

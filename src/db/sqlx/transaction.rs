@@ -57,7 +57,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         held.settle().await?;
         if let Some(statement) = &statement {
             // It may set something before it begins: `SET SESSION .. ; BEGIN`.
-            held.note(statement.as_str(), true);
+            held.handle().note(statement.as_str(), true);
         }
         let wait = match TransactionWait::begin() {
             Ok(wait) => wait,
