@@ -36,8 +36,9 @@ use crate::violation::Violation;
 /// * Not found: a response body that the server has taken, and what threads and tasks allocate that were spawned
 ///   without `in_current_budget`.
 /// * Reported although nothing leaks: a cache that takes more runs to fill than are ignored, up to its size; and
-///   memory that is freed outside of the work, as by the receiver of a channel, which cannot be told from memory
-///   that is never freed. Raise the bounds for such work, or do not watch it.
+///   memory that is freed outside of the work, as by the receiver of a channel, or by the runtime when it frees a
+///   task that nobody awaits, which cannot be told from memory that is never freed. Raise the bounds for such work,
+///   or do not watch it.
 ///
 /// # Performance
 ///
