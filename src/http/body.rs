@@ -178,31 +178,51 @@ where
     type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        let mut this = self.project();
+        let this = self.as_mut().project();
         if let Some(payload) = this.rejection.take() {
-            return Poll::Ready(Some(Ok(Frame::data(B::Data::from(*payload)))));
+            return rejection_frame(*payload);
         }
         let Some(work) = this.work else { return Poll::Ready(None) };
         if let Some(meter) = work.meter() {
             meter.end_unasked();
         }
-        let (polled, is_end) = work.run(|| {
-            let mut inner = this.inner.as_mut().as_pin_mut().expect("there as long as the work is");
-            let polled = inner.as_mut().poll_frame(cx);
-            let is_end = match &polled {
-                Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
-                Poll::Ready(Some(Err(_))) => true,
-                // Whether its end stands is asked before its destructors run, which may be refused something.
-                Poll::Ready(None) | Poll::Pending => false,
-            };
-            if is_end {
-                this.inner.as_mut().clear_inline();
-            }
-            (polled, is_end)
-        });
+        let mut is_end = false;
+        let polled = work.run(|| poll_inside(this.inner, cx, &mut is_end));
+        self.settle(polled, is_end, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rejection.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.rejection, self.inner.as_ref()) {
+            (Some(payload), _) => SizeHint::with_exact(payload.len() as u64),
+            (None, Some(inner)) => inner.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B> ResponseBody<B>
+where
+    B: Body<Data: From<Bytes>, Error: Into<BoxError>>,
+{
+    /// Hands a frame on, and ends the work where the body ends or a limit was crossed.
+    ///
+    /// A function of its own, so that its temporaries are not on the stack while nested bodies are polled.
+    #[inline]
+    fn settle(
+        self: Pin<&mut Self>,
+        polled: Polled<B>,
+        is_end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
+        let this = self.project();
+        let Some(work) = this.work else { return Poll::Ready(None) };
         if polled.is_ready() && this.idle.is_waiting() {
             this.idle.end(work);
         }
@@ -270,18 +290,34 @@ where
             _ => Err(BodyError::cut(cut)),
         }))
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.rejection.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
+type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
 
-    fn size_hint(&self) -> SizeHint {
-        match (&self.rejection, self.inner.as_ref()) {
-            (Some(payload), _) => SizeHint::with_exact(payload.len() as u64),
-            (None, Some(inner)) => inner.size_hint(),
-            (None, None) => SizeHint::with_exact(0),
-        }
+/// Polls the inner body, and drops it at its end.
+#[inline]
+fn poll_inside<B: Body>(
+    mut held: Pin<&mut Held<B>>,
+    cx: &mut Context<'_>,
+    is_end: &mut bool,
+) -> Polled<B> {
+    let mut inner = held.as_mut().as_pin_mut().expect("there as long as the work is");
+    let polled = inner.as_mut().poll_frame(cx);
+    *is_end = match &polled {
+        Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
+        Poll::Ready(Some(Err(_))) => true,
+        // Whether its end stands is asked before its destructors run, which may be refused something.
+        Poll::Ready(None) | Poll::Pending => false,
+    };
+    if *is_end {
+        held.clear_inline();
     }
+    polled
+}
+
+/// The only frame of the response to a request that was cut.
+fn rejection_frame<D: From<Bytes>>(payload: Bytes) -> Poll<Option<Result<Frame<D>, BodyError>>> {
+    Poll::Ready(Some(Ok(Frame::data(D::from(payload)))))
 }
 
 /// Whether the time of the work is up, asked where nothing is waited for.

@@ -118,16 +118,11 @@ where
         }
         running.leave();
         running.done();
-        let may_be_cut = work.may_be_cut();
-        match polled {
-            // Most polls end here.
-            Poll::Pending if !may_be_cut && !poll_elapsed(this.timer, work, cx) => Poll::Pending,
-            Poll::Ready(Ok(response)) if !may_be_cut => {
-                let work = this.work.take().expect("it is there");
-                Poll::Ready(Ok(answered(response, work, this.origin)))
-            }
-            polled => self.end(polled, cx),
+        // Most polls end here.
+        if polled.is_pending() && !work.may_be_cut() && !poll_elapsed(this.timer, work, cx) {
+            return Poll::Pending;
         }
+        self.settle(polled, cx)
     }
 }
 
@@ -136,6 +131,25 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body + Detachable,
 {
+    /// Hands the response on, unless a limit ends the work.
+    ///
+    /// A function of its own, so that its temporaries are not on the stack while nested services are polled.
+    #[inline]
+    fn settle(
+        mut self: Pin<&mut Self>,
+        polled: Poll<F::Output>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+        let this = self.as_mut().project();
+        match polled {
+            Poll::Ready(Ok(response)) if !this.work.as_ref().is_some_and(Work::may_be_cut) => {
+                let work = this.work.take().expect("it is there");
+                Poll::Ready(Ok(answered(response, work, this.origin)))
+            }
+            polled => self.end(polled, cx),
+        }
+    }
+
     /// What comes of a poll after which a limit may end the work, or which has failed.
     #[cold]
     #[inline(never)]

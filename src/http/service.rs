@@ -68,18 +68,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let none = || Cow::Owned(Budget::new());
-        let budget = caught("a policy", || self.policy.lent(&request), none);
-        let usual = || ByRoute.name(&request);
-        let name = caught("a naming", || self.naming.name(&request), usual);
-        let mut origin = Origin::of(&request, self.hooks.reject.as_deref());
+        let (mut work, mut origin) = self.start(&request);
         if !matches!(self.hooks.server_timing, ServerTiming::None) {
             (request, origin.shows_timing) = self.hooks.server_timing.is_of(request);
-        }
-        let (budget, waited) = self.hooks.incoming.apply(budget, request.headers());
-        let mut work = Work::start(name, budget, self.hooks.reporter.clone());
-        if let (Some(waited), Some(meter)) = (waited, work.meter()) {
-            meter.set_queue_time(waited);
         }
         let mut running = work.piece();
         running.enter();
@@ -87,5 +78,28 @@ where
         running.leave();
         running.done();
         ResponseFuture::new(future, work, self.hooks.reject.clone(), origin)
+    }
+}
+
+impl<S, P, N> BudgetService<S, P, N> {
+    /// Starts the unit of work of a request.
+    ///
+    /// A function of its own, so that its temporaries are not on the stack while nested services are called.
+    fn start<B>(&self, request: &Request<B>) -> (Work, Origin)
+    where
+        P: Policy<B>,
+        N: Naming<B>,
+    {
+        let none = || Cow::Owned(Budget::new());
+        let budget = caught("a policy", || self.policy.lent(request), none);
+        let usual = || ByRoute.name(request);
+        let name = caught("a naming", || self.naming.name(request), usual);
+        let origin = Origin::of(request, self.hooks.reject.as_deref());
+        let (budget, waited) = self.hooks.incoming.apply(budget, request.headers());
+        let work = Work::start(name, budget, self.hooks.reporter.clone());
+        if let (Some(waited), Some(meter)) = (waited, work.meter()) {
+            meter.set_queue_time(waited);
+        }
+        (work, origin)
     }
 }

@@ -145,7 +145,7 @@ impl Entry {
     /// Enters the work in this slot; once.
     ///
     /// With an empty slot, and where this very work is running here already, all stays as it is.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn enter(&mut self, slot: &mut Option<Arc<Meter>>) {
         if slot.as_ref().is_none_or(|meter| meter.asks_of_polls()) || is_live() || is_any() {
             return self.enter_noting(slot);
@@ -158,7 +158,7 @@ impl Entry {
     }
 
     /// Leaves the work, unless it has been left.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn leave(&mut self, slot: &mut Option<Arc<Meter>>) {
         match self {
             Self::Plain => self.leave_plainly(slot),
@@ -166,7 +166,7 @@ impl Entry {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave_plainly(&mut self, slot: &mut Option<Arc<Meter>>) {
         *self = Self::Out;
         let memory = memory::end(HERE.with(|here| here.start.get()));

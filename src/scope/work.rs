@@ -78,7 +78,7 @@ impl Work {
 
     /// Such a piece, to be run between [`enter`](Running::enter) and [`leave`](Running::leave): for what would be
     /// copied into a closure and out of it.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn piece(&mut self) -> Running<'_> {
         Running { work: self, entry: Entry::Out }
     }
@@ -219,7 +219,7 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(&mut self) {
         if self.work.links_left > 0 {
             self.work.link();
@@ -227,13 +227,13 @@ impl Running<'_> {
         self.entry.enter(&mut self.work.meter);
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(&mut self) {
         self.entry.leave(&mut self.work.meter);
     }
 
     /// Ends it, once it is left. Apart from that, as what is handed over is copied where it is looked at.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn done(self) {
         let _ = ManuallyDrop::new(self);
     }

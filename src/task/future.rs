@@ -36,7 +36,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(work) = this.work {
-                work.abandon(|| this.future.set(None));
+                work.abandon(|| clear(this.future.as_mut()));
                 let cut = this.cut.is_some();
                 work.finish(if cut { Outcome::Cut } else { Outcome::Cancelled });
             }
@@ -86,72 +86,98 @@ impl<F> Budgeted<F> {
     }
 }
 
+// What a poll rarely needs, or needs only after the future inside was polled, is in functions of its own: what it
+// keeps on the stack meanwhile is there once for each level of nested work.
 impl<F: Future> Budgeted<F> {
     /// Polls it; how work that was not cut has ended is told by its output.
     pub(super) fn poll_as(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        outcome: impl FnOnce(&F::Output) -> Outcome,
+    ) -> Poll<Result<F::Output, Cut>> {
+        let mut this = self.as_mut().project();
+        if this.start.is_some() {
+            begin(this.start, this.work, this.timer.as_mut());
+        }
+        if this.cut.is_some() {
+            return self.poll_cut(cx);
+        }
+        let work = this.work.as_mut().expect("started above");
+        let polled = run(work, this.future, cx);
+        // Most polls end here.
+        if polled.is_pending() && !work.may_be_cut() && !this.timer.poll_elapsed(cx) {
+            return Poll::Pending;
+        }
+        self.settle(polled, cx, outcome)
+    }
+
+    /// Ends the work that is done, or is to be cut.
+    fn settle(
         self: Pin<&mut Self>,
+        polled: Poll<F::Output>,
         cx: &mut Context<'_>,
         outcome: impl FnOnce(&F::Output) -> Outcome,
     ) -> Poll<Result<F::Output, Cut>> {
         let mut this = self.project();
-        if let Some(Start { origin, name, budget, reporter }) = this.start.take() {
-            check_task(budget.limits());
-            let work = this.work.insert(Work::start_from(origin, name, budget, reporter));
-            this.timer.set(Timer::new(work.deadline()));
-        }
-        let work = this.work.as_mut().expect("started above");
-        let cut = match this.cut {
-            None => {
-                let polled = run(work, this.future.as_mut(), cx);
-                let is_pending = polled.is_pending();
-                // Most polls end here.
-                if is_pending && !work.may_be_cut() && !this.timer.as_mut().poll_elapsed(cx) {
-                    return Poll::Pending;
-                }
-                let cut = match (work.cut(!is_pending), polled) {
-                    (None, Poll::Ready(output)) => {
-                        work.finish(outcome(&output));
-                        return Poll::Ready(Ok(output));
-                    }
-                    (Some(cut), output) => {
-                        // Made without what was refused; it belongs to the work, as an answer does.
-                        work.run(|| drop(output));
-                        cut
-                    }
-                    (None, Poll::Pending) => match this.timer.as_mut().poll_elapsed(cx) {
-                        true => work.time_is_up(),
-                        false => match work.poll_cut(cx) {
-                            Some(cut) => cut,
-                            None => return Poll::Pending,
-                        },
-                    },
-                };
-                if is_pending && work.poll_commands(cx).is_pending() {
-                    work.stop_clock();
-                    this.timer.set(Timer::new(work.end_of_grace()));
-                    if !this.timer.poll_elapsed(cx) {
-                        *this.cut = Some(cut);
-                        return Poll::Pending;
-                    }
-                }
+        let work = this.work.as_mut().expect("it was polled");
+        let is_pending = polled.is_pending();
+        let cut = match (work.cut(!is_pending), polled) {
+            (None, Poll::Ready(output)) => {
+                work.finish(outcome(&output));
+                return Poll::Ready(Ok(output));
+            }
+            (Some(cut), output) => {
+                // Made without what was refused; it belongs to the work, as an answer does.
+                work.run(|| drop(output));
                 cut
             }
-            Some(cut) => {
-                // Asked before the future is polled, which would begin its next command.
-                if work.poll_commands(cx).is_pending() {
-                    let polled = run(work, this.future.as_mut(), cx);
-                    if polled.is_pending() && !this.timer.poll_elapsed(cx) {
-                        return Poll::Pending;
-                    }
-                    work.run(|| drop(polled));
-                }
-                cut.clone()
-            }
+            (None, Poll::Pending) => match this.timer.as_mut().poll_elapsed(cx) {
+                true => work.time_is_up(),
+                false => match work.poll_cut(cx) {
+                    Some(cut) => cut,
+                    None => return Poll::Pending,
+                },
+            },
         };
-        work.abandon(|| this.future.set(None));
+        if is_pending && work.poll_commands(cx).is_pending() {
+            work.stop_clock();
+            this.timer.set(Timer::new(work.end_of_grace()));
+            if !this.timer.poll_elapsed(cx) {
+                *this.cut = Some(cut);
+                return Poll::Pending;
+            }
+        }
+        work.abandon(|| clear(this.future.as_mut()));
         work.finish(Outcome::Cut);
         Poll::Ready(Err(cut))
     }
+
+    /// Polls on what is cut, for as long as commands are under way.
+    #[cold]
+    fn poll_cut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Cut>> {
+        let mut this = self.project();
+        let work = this.work.as_mut().expect("it was polled");
+        // Asked before the future is polled, which would begin its next command.
+        if work.poll_commands(cx).is_pending() {
+            let polled = run(work, this.future.as_mut(), cx);
+            if polled.is_pending() && !this.timer.poll_elapsed(cx) {
+                return Poll::Pending;
+            }
+            work.run(|| drop(polled));
+        }
+        work.abandon(|| clear(this.future.as_mut()));
+        work.finish(Outcome::Cut);
+        Poll::Ready(Err(this.cut.take().expect("it is cut")))
+    }
+}
+
+/// Starts the work and its clock.
+#[inline(never)]
+fn begin(start: &mut Option<Start>, work: &mut Option<Work>, mut timer: Pin<&mut Timer>) {
+    let Some(Start { origin, name, budget, reporter }) = start.take() else { return };
+    check_task(budget.limits());
+    let work = work.insert(Work::start_from(origin, name, budget, reporter));
+    timer.set(Timer::new(work.deadline()));
 }
 
 impl<F: Future> Future for Budgeted<F> {
@@ -169,13 +195,18 @@ fn run<F: Future>(
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
     work.run(|| {
-        let polled =
-            future.as_mut().as_pin_mut().expect("not polled again after it was done").poll(cx);
+        let polling = future.as_mut().as_pin_mut().expect("not polled again after it was done");
+        let polled = polling.poll(cx);
         if polled.is_ready() {
-            future.set(None);
+            clear(future);
         }
         polled
     })
+}
+
+/// Drops the future.
+fn clear<F>(mut future: Pin<&mut Option<F>>) {
+    future.set(None);
 }
 
 impl<F> fmt::Debug for Budgeted<F> {

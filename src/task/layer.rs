@@ -150,15 +150,29 @@ where
     }
 
     fn call(&mut self, job: R) -> Self::Future {
-        let TaskBudgetLayer { naming, policy, attributes, reporter } = &self.layer;
-        let attributes = || attributes.attributes(&job);
-        let attributes = caught("what describes a job", attributes, Attributes::new);
-        let origin = Origin { attributes, ..Origin::here() };
-        let name = caught("a job's naming", || naming.name(&job), || Name::from("_other"));
-        let budget = caught("a job's policy", || policy.budget(&job), Budget::new);
-        check_task(budget.limits());
-        let mut work = Work::start_from(origin, name, budget, reporter.clone());
+        let mut work = self.start(&job);
         let future = work.run(|| self.inner.call(job));
         TryBudgeted::new(Budgeted::started(future, work))
+    }
+}
+
+impl<S, N, P, A> TaskBudgetService<S, N, P, A> {
+    /// Starts the work that the job is.
+    ///
+    /// Apart from the call, whose stack lies below that of all services inside.
+    fn start<R>(&self, job: &R) -> Work
+    where
+        N: JobNaming<R>,
+        P: JobPolicy<R>,
+        A: Describe<R>,
+    {
+        let TaskBudgetLayer { naming, policy, attributes, reporter } = &self.layer;
+        let attributes = || attributes.attributes(job);
+        let attributes = caught("what describes a job", attributes, Attributes::new);
+        let origin = Origin { attributes, ..Origin::here() };
+        let name = caught("a job's naming", || naming.name(job), || Name::from("_other"));
+        let budget = caught("a job's policy", || policy.budget(job), Budget::new);
+        check_task(budget.limits());
+        Work::start_from(origin, name, budget, reporter.clone())
     }
 }
