@@ -136,6 +136,7 @@ impl Checks {
             }),
             Err(error) => self.ledger.fail("connections come back clean", || error.to_string()),
         }
+        self.check_workers().await;
         self.check_rows().await;
     }
 
@@ -147,6 +148,19 @@ impl Checks {
             if look.await.unwrap_or(true) {
                 self.ledger.fail("no scope left", || "in a task of its own".to_owned());
             }
+        }
+    }
+
+    /// The thread of each closed connection of SQLite ends, soon.
+    async fn check_workers(&self) {
+        let since = Instant::now();
+        let mut workers = sqlite_workers();
+        while workers > sql::CONNECTIONS as usize && since.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(20)).await;
+            workers = sqlite_workers();
+        }
+        if workers > sql::CONNECTIONS as usize {
+            self.ledger.fail("closed connections are gone", || format!("{workers} of SQLite"));
         }
     }
 
@@ -224,6 +238,14 @@ impl Checks {
     }
 }
 
+/// How many connections to SQLite there are in this process, each of which has a thread.
+fn sqlite_workers() -> usize {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0 };
+    let names = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+    // As much of the name as the kernel keeps.
+    names.flatten().filter(|name| name.starts_with("sqlx-sqlite")).count()
+}
+
 async fn open_transactions(client: &mongodb::Client) -> mongodb::error::Result<Vec<String>> {
     let name = format!("{APP}_{}", std::process::id());
     let is_left = doc! { "appName": name, "transaction": { "$exists": true } };
@@ -256,59 +278,4 @@ async fn check_pools(stores: &Stores) -> Vec<String> {
     found.extend(one(&stores.postgres).await);
     found.extend(one(&stores.mariadb).await);
     found
-}
-
-/// After a round, when nothing runs and the books are empty.
-#[derive(Debug, Clone, Copy)]
-pub struct Memory {
-    pub live: u64,
-    /// In KiB.
-    pub resident: u64,
-    started: u64,
-}
-
-impl Memory {
-    pub fn now(live: u64, ledger: &Ledger) -> Self {
-        let started = ledger.totals.started.load(Relaxed);
-        Self { live, resident: peers::server::resident(), started }
-    }
-}
-
-/// Prints how memory went; `true` if it is not flat.
-pub fn print_memory(all: &[Memory], ledger: &Ledger) -> bool {
-    let [first, .., last] = all else { return false };
-    let quarter = |of: &[Memory]| {
-        let count = of.len().max(1) as u64;
-        let sum = |field: fn(&Memory) -> u64| of.iter().map(field).sum::<u64>() / count;
-        (sum(|memory| memory.live), sum(|memory| memory.resident), sum(|memory| memory.started))
-    };
-    let at = |n: usize| all.len() * n / 4;
-    println!(
-        "memory: live and resident KiB after the first round {} and {}, at 1/4 {} and {}, at 1/2 {} and {}, at the end {} and {}",
-        first.live / 1024,
-        first.resident,
-        all[at(1)].live / 1024,
-        all[at(1)].resident,
-        all[at(2)].live / 1024,
-        all[at(2)].resident,
-        last.live / 1024,
-        last.resident
-    );
-    let (before, resident_before, started_before) = quarter(&all[at(1)..at(2)]);
-    let (after, resident_after, started_after) = quarter(&all[at(3)..]);
-    let grown = after as f64 - before as f64;
-    let works = (started_after - started_before).max(1);
-    println!(
-        "memory: from the second quarter to the last {grown:+.0} live bytes, {:+.2} a unit of work; resident {:+} KiB",
-        grown / works as f64,
-        resident_after as i64 - resident_before as i64
-    );
-    // Caches of statements and of the runtime fill up in the first rounds of a short run.
-    let (most, most_resident) =
-        if all.len() >= 12 { (256 << 10, 8 << 10) } else { (4 << 20, 64 << 10) };
-    let is_flat = grown < f64::from(most) && resident_after < resident_before + most_resident;
-    if !is_flat {
-        ledger.fail("memory is flat", || format!("{grown:+.0} live bytes"));
-    }
-    !is_flat
 }

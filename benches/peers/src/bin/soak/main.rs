@@ -6,7 +6,9 @@
 mod args;
 mod check;
 mod clients;
+mod errors;
 mod ledger;
+mod memory;
 mod postgres;
 mod random;
 mod server;
@@ -26,9 +28,10 @@ use sqlx::{MySql, Postgres, Sqlite};
 use tokio::runtime::{Builder, Runtime};
 
 use args::Args;
-use check::{Checks, Memory};
+use check::Checks;
 use clients::Seen;
 use ledger::{Ledger, OUTCOMES, Store};
+use memory::Memory;
 use random::Random;
 use server::Stop;
 use sql::Sql;
@@ -91,7 +94,7 @@ fn soak(args: &Args) -> bool {
     let seen = Arc::new(Seen::default());
     let rounds = args.rounds();
     let begun = Instant::now();
-    let mut memory = Vec::new();
+    let mut held = Vec::new();
     let mut restarts = 0;
     let random = Random::new(7);
     println!("{HEADER}");
@@ -122,8 +125,8 @@ fn soak(args: &Args) -> bool {
         here.block_on(checks.run(&server, &stores));
         let checked = since.elapsed() - drained;
         ledger.forget();
-        memory.push(Memory::now(ALLOC.get_ref().allocated() as u64, &ledger));
-        print_round(round, &seen, drained, checked, memory[memory.len() - 1]);
+        held.push(Memory::now(ALLOC.get_ref().allocated() as u64, &ledger));
+        print_round(round, &seen, drained, checked, held[held.len() - 1]);
         if PANICS.load(Relaxed) > 0 {
             let panics = PANICS.load(Relaxed);
             ledger.fail("no panic that is not on purpose", || format!("{panics}, see above"));
@@ -132,7 +135,7 @@ fn soak(args: &Args) -> bool {
             break;
         }
     }
-    is_good &= !check::print_memory(&memory, &ledger);
+    memory::check(&held, &ledger);
     is_good &= !ledger.print_failures();
     print_totals(&ledger, &seen, restarts, begun.elapsed());
     here.block_on(checks.tidy());
@@ -174,7 +177,7 @@ fn workers(ledger: &Arc<Ledger>) -> Runtime {
 async fn connect(urls: &Urls) -> Stores {
     async fn pool<DB: Sql>(url: &Option<String>) -> Option<Pool<DB>> {
         let url = url.as_deref()?;
-        Some(Pool::from(DB::pool(url).await.expect("connects, and makes its tables")))
+        Some(DB::pool(url).await.expect("connects, and makes its tables"))
     }
     let mongodb = match &urls.mongodb {
         Some(url) => {
@@ -256,18 +259,18 @@ fn quiet_panics() {
     }));
 }
 
-const HEADER: &str =
-    "round  sent      ok  errors     cut    torn hung up   drain  checks   live KiB    RSS KiB";
+const HEADER: &str = "round  sent      ok  errors     cut    torn hung up   drain  checks     live B    RSS KiB files";
 
 fn print_round(round: u32, seen: &Seen, drained: Duration, checked: Duration, memory: Memory) {
     let counts = [&seen.sent, &seen.ok, &seen.errors, &seen.cut, &seen.torn, &seen.hung_up];
     let [sent, ok, errors, cut, torn, hung_up] = counts.map(|count| count.load(Relaxed));
     println!(
-        "{round:>3} {sent:>7} {ok:>7} {errors:>7} {cut:>7} {torn:>7} {hung_up:>7} {:>6.2}s {:>6.2}s {:>10} {:>10}",
+        "{round:>3} {sent:>7} {ok:>7} {errors:>7} {cut:>7} {torn:>7} {hung_up:>7} {:>6.2}s {:>6.2}s {:>10} {:>10} {:>5}",
         drained.as_secs_f64(),
         checked.as_secs_f64(),
-        memory.live / 1024,
-        memory.resident
+        memory.live,
+        memory.resident,
+        memory.files
     );
 }
 
@@ -291,6 +294,17 @@ fn print_totals(ledger: &Ledger, seen: &Seen, restarts: u32, took: Duration) {
     println!(
         "outcomes: {}; {panics} panics of reporters; {restarts} restarts of PostgreSQL",
         outcomes.join(", ")
+    );
+    let of_each = |counts: &[AtomicU64; 3]| {
+        let counts = Store::ALL.iter().zip(counts);
+        let counts =
+            counts.map(|(store, count)| format!("{} {}", store.name(), count.load(Relaxed)));
+        counts.collect::<Vec<_>>().join(", ")
+    };
+    println!(
+        "connections made: {}; closed by handlers that failed on them: {}",
+        of_each(&sql::CONNECTED),
+        of_each(&totals.closed)
     );
     println!(
         "{committed} acknowledged writes compared with the databases, {unknown} of unknown end"

@@ -1,6 +1,7 @@
 //! The three SQL databases: what each calls things, and how it is looked at from outside.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -16,6 +17,9 @@ use crate::ledger::{Store, Work};
 
 /// Connections of each pool.
 pub const CONNECTIONS: u32 = 8;
+
+/// How many connections the pools have made, by [`Store`].
+pub static CONNECTED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// All arguments and results are integers of 64 bits.
 pub struct Texts {
@@ -70,7 +74,7 @@ pub trait Sql: Database {
     /// `changes`, of a connection of sqlx's own pool.
     fn changes<'a>(on: &'a mut Self::Connection) -> BoxFuture<'a, sqlx::Result<i64>>;
 
-    fn pool(url: &str) -> BoxFuture<'_, sqlx::Result<sqlx::Pool<Self>>>;
+    fn pool(url: &str) -> BoxFuture<'_, sqlx::Result<Pool<Self>>>;
 
     /// What is open or held in sessions, seen from another one.
     fn left(url: &str) -> BoxFuture<'_, sqlx::Result<Vec<String>>>;
@@ -136,13 +140,13 @@ macro_rules! sql {
                 Box::pin(async move { sqlx::query_scalar(text).fetch_one(on).await })
             }
 
-            fn pool(url: &str) -> BoxFuture<'_, sqlx::Result<sqlx::Pool<Self>>> {
+            fn pool(url: &str) -> BoxFuture<'_, sqlx::Result<Pool<Self>>> {
                 Box::pin(async move {
-                    let pool = $pool(url).await?;
+                    let pool: sqlx::Pool<Self> = $pool(url).await?;
                     for text in Self::TEXTS.create {
                         sqlx::raw_sql(*text).execute(&pool).await?;
                     }
-                    Ok(pool)
+                    Ok(Pool::from(pool))
                 })
             }
 
@@ -204,6 +208,10 @@ sql!(
             .synchronous(sqlx::sqlite::SqliteSynchronous::Off)
             .busy_timeout(PATIENCE);
         let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+        let pool = pool.after_connect(|_, _| {
+            CONNECTED[Store::Sqlite as usize].fetch_add(1, Relaxed);
+            Box::pin(async { Ok(()) })
+        });
         pool.connect_with(options).await
     },
     left_in_sqlite,
@@ -272,11 +280,18 @@ sql!(
                 FROM pg_locks l WHERE pid IN (SELECT pid FROM pg_stat_activity
                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())",
             "SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts",
+            // More than `CONNECTIONS`.
+            "SELECT format('%s sessions', count(*)) FROM pg_stat_activity WHERE backend_type = 'client backend'
+                AND pid <> pg_backend_pid() HAVING count(*) > 8",
         ],
         rows: "SELECT work, count(*) FROM soak WHERE round = $1 GROUP BY work",
     },
     async |url| {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+        let pool = pool.after_connect(|_, _| {
+            CONNECTED[Store::Postgres as usize].fetch_add(1, Relaxed);
+            Box::pin(async { Ok(()) })
+        });
         pool.connect(url).await
     },
     left_in_postgres,
@@ -342,11 +357,17 @@ sql!(
             "SELECT CONCAT('thread ', id, ' ', command, ': ', COALESCE(info, ''))
                 FROM information_schema.processlist WHERE command NOT IN ('Sleep', 'Daemon')
                 AND db = DATABASE() AND id <> CONNECTION_ID()",
+            "SELECT CONCAT(count(*), ' sessions') FROM information_schema.processlist
+                WHERE db = DATABASE() AND id <> CONNECTION_ID() HAVING count(*) > 8",
         ],
         rows: "SELECT work, count(*) FROM soak WHERE round = ? GROUP BY work",
     },
     async |url| {
         let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+        let pool = pool.after_connect(|_, _| {
+            CONNECTED[Store::Mariadb as usize].fetch_add(1, Relaxed);
+            Box::pin(async { Ok(()) })
+        });
         pool.connect(url).await
     },
     left_in_mariadb,

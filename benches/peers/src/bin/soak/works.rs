@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt, stream};
 use mongodb::bson::{Document, doc};
 use mongodb::options::WriteConcern;
-use request_budget::sqlx::Pool;
+use request_budget::sqlx::{Pool, PoolConnection};
 use request_budget::{Cut, ExternalExt, task};
 use sqlx::{MySql, Postgres, Sqlite};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::errors;
 use crate::ledger::{Key, Store, Work};
 use crate::sql::{Sql, read_some};
 
@@ -81,8 +83,7 @@ pub fn has(store: Store, kind: &str) -> bool {
 
 /// Whether the error is a refusal of ours.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
-    let Some(sqlx::Error::Io(error)) = error.downcast_ref() else { return false };
-    error.get_ref().is_some_and(|inner| inner.is::<Cut>())
+    Cut::find(error).is_some()
 }
 
 /// Polls a future a few times and drops it: what a `timeout` or `select!` of the user's does.
@@ -143,16 +144,21 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
         "tx" => transact(&pool, work).await?,
         "savepoint" => savepoint(&pool, work).await?,
         "lock" => {
-            let mut connection = pool.acquire().await?;
             let Some((lock, unlock)) = texts.lock else { return Ok(()) };
+            let mut connection = pool.acquire().await?;
             let id = work.id as i64;
-            work.step("lock");
-            DB::execute(&mut connection, lock, &[id]).await?;
-            work.pause("locked").await;
-            write_on(&mut connection, work).await?;
-            work.pause("locked, before the unlock").await;
-            DB::execute(&mut connection, unlock, &[id]).await?;
-            work.step("unlocked");
+            let done = async {
+                work.step("lock");
+                DB::execute(&mut connection, lock, &[id]).await?;
+                work.pause("locked").await;
+                write_on(&mut connection, work).await?;
+                work.pause("locked, before the unlock").await;
+                DB::execute(&mut connection, unlock, &[id]).await?;
+                work.step("unlocked");
+                Ok(())
+            };
+            let done = done.await;
+            end(connection, work, done)?;
         }
         "session" => {
             let mut connection = pool.acquire().await?;
@@ -162,31 +168,41 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
                     format!("{n} changes of the session, in {}", DB::STORE.name())
                 }),
             }
-            for change in texts.change {
-                work.step("change of the session");
-                DB::execute_raw(&mut connection, change).await?;
-                work.pause("between changes of the session").await;
-            }
-            write_on(&mut connection, work).await?;
-            for restore in texts.restore {
-                work.pause("before the session is restored").await;
-                DB::execute_raw(&mut connection, restore).await?;
-            }
-            work.step("session restored");
+            let done = async {
+                for change in texts.change {
+                    work.step("change of the session");
+                    DB::execute_raw(&mut connection, change).await?;
+                    work.pause("between changes of the session").await;
+                }
+                write_on(&mut connection, work).await?;
+                for restore in texts.restore {
+                    work.pause("before the session is restored").await;
+                    DB::execute_raw(&mut connection, restore).await?;
+                }
+                work.step("session restored");
+                Ok(())
+            };
+            let done = done.await;
+            end(connection, work, done)?;
         }
         "hand_begin" => {
             let mut connection = pool.acquire().await?;
             let key = work.write(DB::STORE, 2);
-            work.step("BEGIN by hand");
-            DB::execute_raw(&mut connection, texts.begin).await?;
-            for part in 0..2 {
-                DB::execute(&mut connection, texts.insert, &row(work, key, part)).await?;
-                work.pause("between inserts after BEGIN by hand").await;
-            }
-            work.commits(key);
-            work.step("COMMIT by hand");
-            DB::execute_raw(&mut connection, "COMMIT").await?;
-            work.committed(key);
+            let done = async {
+                work.step("BEGIN by hand");
+                DB::execute_raw(&mut connection, texts.begin).await?;
+                for part in 0..2 {
+                    DB::execute(&mut connection, texts.insert, &row(work, key, part)).await?;
+                    work.pause("between inserts after BEGIN by hand").await;
+                }
+                work.commits(key);
+                work.step("COMMIT by hand");
+                DB::execute_raw(&mut connection, "COMMIT").await?;
+                work.committed(key);
+                Ok(())
+            };
+            let done = done.await;
+            end(connection, work, done)?;
         }
         "begin_dropped" => begin_dropped(&pool, work).await?,
         "savepoint_dropped" => {
@@ -246,10 +262,22 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
         }
         "panic" => {
             let key = work.write(DB::STORE, 1);
-            let mut tx = pool.begin().await?;
-            DB::execute(&mut tx, texts.insert, &row(work, key, 0)).await?;
-            work.step("panic");
-            panic!("{}: a handler with a transaction", crate::ON_PURPOSE);
+            if work.random.one_in(2) {
+                let mut tx = pool.begin().await?;
+                DB::execute(&mut tx, texts.insert, &row(work, key, 0)).await?;
+                work.step("panic in a transaction");
+                panic!("{}: a handler with a transaction", crate::ON_PURPOSE);
+            }
+            let mut connection = pool.acquire().await?;
+            let done = async {
+                DB::execute_raw(&mut connection, texts.change[0]).await?;
+                DB::execute_raw(&mut connection, texts.begin).await?;
+                DB::execute(&mut connection, texts.insert, &row(work, key, 0)).await?;
+                work.step("panic after changes of the session");
+                panic!("{}: a handler with a changed session", crate::ON_PURPOSE);
+            };
+            let done = done.await;
+            end(connection, work, done)?;
         }
         "copy" => {
             let mut connection = pool.acquire().await?;
@@ -277,6 +305,16 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
         other => unreachable!("no such kind: {other}"),
     }
     Ok(())
+}
+
+/// Has a connection closed on which something has failed, as nobody knows its session then: work that ends by
+/// itself gives back what it holds as it is.
+fn end<DB: Sql>(mut connection: PoolConnection<DB>, work: &Work, done: Done) -> Done {
+    if done.is_err() {
+        connection.close_on_drop();
+        work.ledger().totals.closed[DB::STORE as usize].fetch_add(1, Relaxed);
+    }
+    done
 }
 
 async fn write_on<DB: Sql>(
@@ -554,13 +592,22 @@ async fn ask(silent: SocketAddr) -> std::io::Result<()> {
 pub async fn dispatch(path: &str, stores: Arc<Stores>, work: Work) -> Done {
     let (store, kind) = path.trim_start_matches('/').split_once('/').expect("two parts");
     // In boxes: the future of each would be as large as the largest.
-    match store {
+    let done = match store {
         "sqlite" => Box::pin(run(kind, stores.sqlite.clone().expect(ON), &work)).await,
         "postgres" => Box::pin(run(kind, stores.postgres.clone().expect(ON), &work)).await,
         "mariadb" => Box::pin(run(kind, stores.mariadb.clone().expect(ON), &work)).await,
         "mongodb" => Box::pin(run_mongo(kind, stores.mongodb.clone().expect(ON), &work)).await,
         _ => Box::pin(run_other(kind, &stores, &work)).await,
+    };
+    if let Err(error) = &done
+        && !errors::is_to_be_expected(path, &**error)
+    {
+        let ledger = work.ledger();
+        ledger.fail("only errors to be expected", || {
+            format!("{error:?}: {}", ledger.describe(work.id))
+        });
     }
+    done
 }
 
 pub const ON: &str = "only what is on has routes";
