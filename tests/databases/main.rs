@@ -10,6 +10,7 @@ mod bypass;
 mod clean;
 mod cut;
 mod jobs;
+mod logging;
 mod mariadb;
 mod mongo;
 mod mongo_cut;
@@ -51,6 +52,7 @@ fn main() {
     clean::tests(&mut suite);
     cut::tests(&mut suite);
     jobs::tests(&mut suite);
+    logging::tests(&mut suite);
     observed::tests(&mut suite);
     redis::tests(&mut suite);
     retained::tests(&mut suite);
