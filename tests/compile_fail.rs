@@ -52,7 +52,6 @@ async fn helpers(mut tx: PgTransaction<'_>, connection: PoolConnection<Postgres>
     }
 
     save(&mut tx).await;
-    save(&mut *tx).await;
     drop(PgAdvisoryLock::new("posts").acquire(connection).await);
 }
 

@@ -93,5 +93,5 @@ async fn what_cannot_be_told_is_nobodys_and_what_comes_after_is_exact() {
     let unattributed = Query::unattributed();
     select(&pool).instrument(info_span!("start")).await;
     emit();
-    assert_eq!(Query::unattributed() - unattributed, 2);
+    assert_eq!(Query::unattributed().checked_sub(unattributed), Some(2));
 }

@@ -1,4 +1,5 @@
 //! How deep work can be nested: each of its polls lies on the stack of the one around it.
+#![expect(clippy::redundant_async_block, reason = "a level of its own is what is measured")]
 #![expect(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,

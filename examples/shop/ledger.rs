@@ -14,7 +14,7 @@ pub(crate) struct Ledger(UnboundedSender<Entry>);
 
 #[derive(Debug)]
 pub(crate) enum Entry {
-    Violation(Violation),
+    Violation(Box<Violation>),
     Finished(Box<Finished>),
 }
 
@@ -44,7 +44,7 @@ impl Ledger {
 
 impl Reporter for Ledger {
     fn violation(&self, violation: &Violation) {
-        self.send(Entry::Violation(violation.clone()));
+        self.send(Entry::Violation(Box::new(violation.clone())));
     }
 
     fn finished(&self, report: &Report<'_>) {
@@ -67,7 +67,7 @@ pub(crate) async fn next_finished(
     let collect = async {
         while let Some(entry) = entries.recv().await {
             match entry {
-                Entry::Violation(violation) => violations.push(violation),
+                Entry::Violation(violation) => violations.push(*violation),
                 Entry::Finished(finished) => return Some(finished),
             }
         }

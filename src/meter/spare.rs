@@ -60,7 +60,6 @@ fn put(account: Arc<Meter>, count: usize) {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "small numbers")]
 mod tests {
     use std::borrow::Cow;
     use std::thread;
