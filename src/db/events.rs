@@ -45,8 +45,7 @@ use crate::scope;
 /// known. So while this layer is part of the default subscriber, each unit of work runs in a
 /// span of its own, with the target `sqlx::query` and the name `unit_of_work`, and a metered connection in another
 /// one below that. A statement whose span belongs to no unit of work is in
-/// [`unattributed`](crate::db::Query::unattributed): one that is executed in a span that was made outside of all, or
-/// by a unit of work and entered by another one.
+/// [`unattributed`](crate::db::Query::unattributed), and so is one in a span that several units of work enter.
 ///
 /// # What blinds it
 ///
@@ -352,7 +351,7 @@ where
         memory::aside(|| {
             let Some(span) = context.span(id) else { return };
             if let Some(current) = scope::current() {
-                return look_for_stranger(&span, &current);
+                return enter_inside(&span, &current);
             }
             let Some(meter) = owner_of(&span).and_then(|(meter, _)| meter) else { return };
             meter.enter_elsewhere();
@@ -403,17 +402,23 @@ fn owner_of<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<(Option<Arc<
     span.scope().find_map(owner)
 }
 
-/// In the extensions of a span that was made by one unit of work and entered by another one.
+/// In the extensions of a span that belongs to one unit of work and was entered by another one.
 struct IsShared;
 
-/// Notes a span that was made by other work than that which enters it here: on the threads of drivers it is not
-/// known which of them executes a statement in it.
-fn look_for_stranger<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
-    let Some((Some(owner), false)) = owner_of(span) else { return };
-    if current.chain().all(|meter| !ptr::eq(&*meter, &*owner)) {
-        span.extensions_mut().replace(IsShared);
-        static SAID: AtomicBool = AtomicBool::new(false);
-        say(&SAID, "a span of one unit of work is entered by another one");
+/// Makes a span that belongs to nobody that of the work which enters it here, and notes one that belongs to other
+/// work: on the threads of drivers it is not known which of them executes a statement in it.
+fn enter_inside<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
+    match owner_of(span) {
+        None => {
+            let owner = Owner { meter: Arc::downgrade(current), is_metered: false };
+            span.extensions_mut().replace(owner);
+        }
+        Some((Some(owner), false)) if current.chain().all(|meter| !ptr::eq(&*meter, &*owner)) => {
+            span.extensions_mut().replace(IsShared);
+            static SAID: AtomicBool = AtomicBool::new(false);
+            say(&SAID, "a span of one unit of work is entered by another one");
+        }
+        Some(_) => {}
     }
 }
 

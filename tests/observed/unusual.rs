@@ -137,3 +137,22 @@ async fn a_statement_in_the_span_of_another_request_is_charged_to_neither() {
     end.send(()).unwrap();
     assert_eq!(first.await.unwrap().queries, 1);
 }
+
+#[tokio::test]
+async fn a_span_that_is_made_before_the_work_belongs_to_the_work_that_enters_it() {
+    let pool = plain_pool().await;
+    let work = async {
+        for _ in 0..3 {
+            select(&pool).instrument(info_span!("repository")).await;
+        }
+        settle(&pool).await;
+    };
+    let job = info_span!("job");
+    assert_eq!(usage_of(work.instrument(job.clone())).await.queries, 3);
+    // Where one that ended has left something behind, it cannot be told from what comes now.
+    let next = async {
+        select(&pool).await;
+        settle(&pool).await;
+    };
+    assert_eq!(usage_of(next.instrument(job)).await.queries, 0);
+}
