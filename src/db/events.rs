@@ -408,17 +408,24 @@ struct IsShared;
 /// Makes a span that belongs to nobody that of the work which enters it here, and notes one that belongs to other
 /// work: on the threads of drivers it is not known which of them executes a statement in it.
 fn enter_inside<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
-    match owner_of(span) {
+    let is_stranger = |owner: &Arc<Meter>| current.chain().all(|meter| !ptr::eq(&*meter, &**owner));
+    let owner = match owner_of(span) {
         None => {
-            let owner = Owner { meter: Arc::downgrade(current), is_metered: false };
-            span.extensions_mut().replace(owner);
+            let new = Owner { meter: Arc::downgrade(current), is_metered: false };
+            let mut extensions = span.extensions_mut();
+            // Another thread may have been faster.
+            match extensions.get_mut::<Owner>().map(|owner| owner.meter.upgrade()) {
+                None => return extensions.insert(new),
+                Some(owner) => owner,
+            }
         }
-        Some((Some(owner), false)) if current.chain().all(|meter| !ptr::eq(&*meter, &*owner)) => {
-            span.extensions_mut().replace(IsShared);
-            static SAID: AtomicBool = AtomicBool::new(false);
-            say(&SAID, "a span of one unit of work is entered by another one");
-        }
-        Some(_) => {}
+        Some((owner, false)) => owner,
+        Some((_, true)) => None,
+    };
+    if owner.as_ref().is_some_and(is_stranger) {
+        span.extensions_mut().replace(IsShared);
+        static SAID: AtomicBool = AtomicBool::new(false);
+        say(&SAID, "a span of one unit of work is entered by another one");
     }
 }
 
