@@ -121,7 +121,7 @@ async fn measured(
     let page = page.budgeted("GET /posts", budget).with_reporter(reporter);
     let record = measure(page).await;
     let mut text = format!("{}\n", record.usage());
-    text += &over.lock().unwrap_or_else(PoisonError::into_inner);
+    text.push_str(&over.lock().unwrap_or_else(PoisonError::into_inner));
     for statement in record.statements() {
         let sites = statement.sites();
         let place = sites.first().and_then(|site| site.places.first());
