@@ -1,4 +1,5 @@
-//! What metering costs: statements of sqlx and MongoDB with it and without, side by side in one run.
+//! What metering costs: statements of sqlx and MongoDB with it and without, side by side in one run; and what it costs
+//! to observe the statements of a plain pool, beside the event that sqlx makes of each.
 //!
 //! `cargo bench --bench drivers [-- NAME]` takes less than a minute; with `-- --test`, as in
 //! `cargo test --benches`, it only makes sure that all of it works. The servers are named by variables,
@@ -9,6 +10,8 @@
 //! error of the measurement.
 
 #![expect(clippy::arithmetic_side_effects, reason = "in a benchmark an overflow may panic")]
+
+mod observed;
 
 use std::env;
 use std::hint::black_box;
@@ -43,6 +46,8 @@ async fn main() {
     postgres(&bench).await;
     sqlite(&bench).await;
     mongo(&bench).await;
+    // Last: from here on the process has a layer that counts.
+    observed::measure(&bench).await;
 }
 
 /// How the statements of a round are run.
@@ -56,18 +61,12 @@ enum Side {
 
 impl Side {
     const ALL: [Self; 4] = [Self::Plain, Self::InScope, Self::OutOfScope, Self::PlainAgain];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::InScope => "in a scope",
-            Self::OutOfScope => "in no scope",
-            Self::PlainAgain => "plain again",
-        }
-    }
 }
 
 trait Case {
+    /// What the sides are besides the first, with which they are compared.
+    const NAMES: [&'static str; 3] = ["in a scope", "in no scope", "plain again"];
+
     /// Runs so many statements, all of them in one unit of work where there is one.
     async fn run(&mut self, side: Side);
 
@@ -155,17 +154,14 @@ impl Bench {
         }
     }
 
-    fn print(&self, name: &str, rounds: &[[f64; 4]]) {
+    fn print<C: Case>(&self, name: &str, rounds: &[[f64; 4]]) {
         let plain = quartiles(rounds.iter().map(|times| times[0]))[1];
-        for side in [Side::InScope, Side::OutOfScope, Side::PlainAgain] {
-            let this = quartiles(rounds.iter().map(|times| times[side as usize]))[1];
-            let ratios = rounds.iter().map(|times| times[side as usize] / times[0]);
-            let [low, ratio, high] = quartiles(ratios);
-            let (first, plain, this) =
-                (if side == Side::InScope { name } else { "" }, plain * 1e6, this * 1e6);
+        for (side, what) in (1..).zip(C::NAMES) {
+            let this = quartiles(rounds.iter().map(|times| times[side]))[1];
+            let [low, ratio, high] = quartiles(rounds.iter().map(|times| times[side] / times[0]));
+            let (first, plain, this) = (if side == 1 { name } else { "" }, plain * 1e6, this * 1e6);
             println!(
-                "{first:<29}{:<13}{plain:>8.1}µs{this:>9.1}µs{ratio:>8.3}   {low:.3} to {high:.3}",
-                side.name()
+                "{first:<29}{what:<13}{plain:>8.1}µs{this:>9.1}µs{ratio:>8.3}   {low:.3} to {high:.3}"
             );
         }
     }
@@ -217,7 +213,7 @@ where
         let mut case = Sql { connection, statement, rows, statements };
         let mut rounds = Vec::new();
         bench.rounds(&mut case, 1, &mut rounds).await;
-        bench.print(&format!("{name}, {}", counted(rows, "row")), &rounds);
+        bench.print::<Sql<DB>>(&format!("{name}, {}", counted(rows, "row")), &rounds);
         connection = case.connection;
     }
 }
@@ -312,7 +308,7 @@ async fn mongo(bench: &Bench) {
             bench.rounds(&mut case, CLIENTS, &mut rounds).await;
         }
         let documents = counted(usize::from(documents), "document");
-        bench.print(&format!("{name}, {documents}"), &rounds);
+        bench.print::<Find>(&format!("{name}, {documents}"), &rounds);
     }
     database.drop().await.expect("drops");
 }
