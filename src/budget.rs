@@ -488,6 +488,7 @@ impl Budget {
     fn set(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
         let limits = Arc::make_mut(self.limits.get_or_insert_default());
         limits.bounds[resource.index()] = Bounds::new(soft, hard);
+        limits.lowest_wall_time = limits.find_lowest_wall_time();
         self
     }
 }
@@ -554,6 +555,8 @@ pub(crate) const NONE: u64 = u64::MAX;
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
     bounds: [Bounds; Resource::COUNT],
+    /// The lowest limit on wall time, of any kind: each request needs it at its end.
+    pub(crate) lowest_wall_time: Option<Duration>,
     /// Whether the limits on wall time end at the headers of a response.
     pub(crate) end_at_headers: bool,
     /// Whether the hard limit on wall time is a deadline of the caller.
@@ -609,6 +612,7 @@ struct NamedTimeout {
 impl Limits {
     const UNLIMITED: &Self = &Self {
         bounds: [Bounds { soft: NONE, hard: NONE }; Resource::COUNT],
+        lowest_wall_time: None,
         end_at_headers: false,
         is_caller_s_time: false,
         grace: Duration::from_secs(5),
@@ -655,11 +659,10 @@ impl Limits {
         (raw != NONE).then(|| Duration::from_nanos(raw))
     }
 
-    /// The lowest limit on the wall time, of any kind.
-    #[inline]
-    pub(crate) fn lowest_wall_time(&self) -> u64 {
+    fn find_lowest_wall_time(&self) -> Option<Duration> {
         let times = [Resource::TotalTime, Resource::SlowRequest];
-        times.iter().fold(NONE, |lowest, time| lowest.min(self.soft(*time)).min(self.hard(*time)))
+        let all = times.iter().flat_map(|time| [self.soft(*time), self.hard(*time)]);
+        all.filter(|nanos| *nanos != NONE).min().map(Duration::from_nanos)
     }
 
     /// The most nanoseconds that a call of this name may take.

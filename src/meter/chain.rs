@@ -76,6 +76,18 @@ impl Meter {
         self.ancestors.get().is_none()
     }
 
+    /// Does something to this account and to all that it is charged to as well, from the inside out.
+    ///
+    /// The loop over [`chain`](Self::chain) for what each statement and each poll does: most work runs inside no
+    /// other, and has one look here for all of it.
+    #[inline]
+    pub(crate) fn each(&self, mut act: impl FnMut(&Self)) {
+        act(self);
+        if let Some(ancestors) = self.ancestors.get() {
+            ancestors.all.iter().filter_map(Weak::upgrade).for_each(|outer| act(&outer));
+        }
+    }
+
     /// This account and all that it is charged to as well, from the inside out.
     #[inline]
     pub(crate) fn chain(&self) -> impl Iterator<Item = Link<'_>> {

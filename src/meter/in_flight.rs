@@ -261,7 +261,7 @@ mod tests {
             }
         }
 
-        let meter = Arc::new(Meter::new(None, "work".into(), Budget::new(), None));
+        let meter = Arc::new(Meter::new("work".into(), Budget::new(), None));
         meter.begin_command(7);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(meter.polled().is_none());
@@ -290,7 +290,7 @@ mod tests {
     async fn work_that_waits_is_woken_by_the_end_of_a_command_that_cuts_it() {
         let second = Limit::hard(Duration::from_secs(1));
         for budget in [Budget::new().query_time(second), Budget::new().slow_query(second)] {
-            let meter = Meter::new(None, "work".into(), budget, None);
+            let meter = Meter::new("work".into(), budget, None);
             let woken = Arc::new(Woken::default());
             let waker = Waker::from(Arc::clone(&woken));
             meter.begin_command(7);

@@ -155,15 +155,8 @@ pub(crate) enum Suspect {
 }
 
 impl Meter {
-    pub(crate) fn new(
-        origin: Option<Origin>,
-        name: Name,
-        budget: Budget,
-        reporter: Option<Arc<dyn Reporter>>,
-    ) -> Self {
+    pub(crate) fn new(name: Name, budget: Budget, reporter: Option<Arc<dyn Reporter>>) -> Self {
         let flags = Flags::new(budget.limits().names(Resource::PollTime));
-        let rare = origin.filter(Origin::tells_something);
-        let rare = rare.map(|origin| memory::aside(|| Box::new(Rare::of(origin))));
         Self {
             budget,
             name,
@@ -182,7 +175,7 @@ impl Meter {
             statements: Table::default(),
             crossed: AtomicU64::new(0),
             other_waits: OtherWaits::default(),
-            rare: rare.map_or_else(OnceLock::new, OnceLock::from),
+            rare: OnceLock::new(),
             refused: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             timeless: AtomicBool::new(false),
@@ -191,10 +184,14 @@ impl Meter {
         }
     }
 
+    /// How much memory one takes, with the counts of its handles; without what only tests have.
+    #[cfg(test)]
+    pub(crate) const BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>()
+        - if cfg!(feature = "testing") { 2 * size_of::<usize>() } else { 0 };
+
     /// An account for work that begins now: one of work that is over, if this thread has any.
     #[inline]
     pub(crate) fn open(
-        origin: Option<Origin>,
         name: Name,
         budget: Cow<'_, Budget>,
         reporter: Option<Arc<dyn Reporter>>,
@@ -202,11 +199,11 @@ impl Meter {
         if let Some(mut account) = spare::take()
             && let Some(this) = Arc::get_mut(&mut account)
         {
-            this.begin(origin, name, budget, reporter);
+            this.begin(name, budget, reporter);
             return account;
         }
         // The account is no memory of the work inside which it is opened.
-        memory::aside(|| Arc::new(Self::new(origin, name, budget.into_owned(), reporter)))
+        memory::aside(|| Arc::new(Self::new(name, budget.into_owned(), reporter)))
     }
 
     /// Makes an account that was [cleared](Self::clear) that of work which begins now.
@@ -214,13 +211,7 @@ impl Meter {
     /// Every field is named, here and there, so that none is forgotten: nothing of one unit of work may show in
     /// another.
     #[inline]
-    fn begin(
-        &mut self,
-        origin: Option<Origin>,
-        name: Name,
-        budget: Cow<'_, Budget>,
-        reporter: Option<Arc<dyn Reporter>>,
-    ) {
+    fn begin(&mut self, name: Name, budget: Cow<'_, Budget>, reporter: Option<Arc<dyn Reporter>>) {
         let Self {
             flags,
             budget: this_budget,
@@ -237,11 +228,11 @@ impl Meter {
             reporter: this_reporter,
             span,
             other_waits,
-            rare,
             refused,
             abandoned,
             timeless,
             // Empty since they were cleared.
+            rare: _,
             ancestors: _,
             statements: _,
             #[cfg(feature = "testing")]
@@ -266,9 +257,6 @@ impl Meter {
         *abandoned.get_mut() = false;
         *timeless.get_mut() = false;
         *strangers = Strangers::now();
-        if let Some(origin) = origin.filter(Origin::tells_something) {
-            *rare = OnceLock::from(memory::aside(|| Box::new(Rare::of(origin))));
-        }
         fill(span, recording::current_span());
         *started = Instant::now();
     }
@@ -329,9 +317,7 @@ impl Meter {
         if let Some(ancestors) = ancestors.take() {
             memory::aside(|| drop(ancestors));
         }
-        if !statements.is_empty() {
-            *statements = Table::default();
-        }
+        statements.clear();
         *name = Name::NONE;
         *reporter = None;
         if !span.is_none() {
@@ -371,6 +357,13 @@ impl Meter {
         self.name = "an account that is over".into();
         self.other_waits = OtherWaits::poisoned(POISON);
         self.started = self.started.checked_sub(Duration::from_secs(3_600)).unwrap_or(self.started);
+    }
+
+    /// Notes which run it is, and who began it; before anything else that is rare.
+    pub(crate) fn set_origin(&self, origin: Origin) {
+        if origin.tells_something() {
+            self.rare.get_or_init(|| memory::aside(|| Box::new(Rare::of(origin))));
+        }
     }
 
     pub(crate) fn origin(&self) -> &Origin {
@@ -436,7 +429,7 @@ impl Meter {
 
     /// Notes that other tasks may charge this account, and all that it is charged to, as well.
     pub(crate) fn share(&self) {
-        self.chain().for_each(|meter| meter.flags.set(Flags::SETTLED | Flags::SHARED));
+        self.each(|meter| meter.flags.set(Flags::SETTLED | Flags::SHARED));
     }
 
     /// When the time of this work alone is up.
@@ -581,13 +574,10 @@ impl Meter {
         // Whoever runs the work looks at it, one at a time.
         if !self.timeless.load(Relaxed) {
             self.timeless.store(true, Relaxed);
-            let lowest = self.limits().lowest_wall_time();
             // The clock is read only for a limit, and compared in its own measure.
-            let is_above = lowest != NONE
-                && self
-                    .started
-                    .checked_add(Duration::from_nanos(lowest))
-                    .is_some_and(|limit| Instant::now() > limit);
+            let limit =
+                self.limits().lowest_wall_time.and_then(|lowest| self.started.checked_add(lowest));
+            let is_above = limit.is_some_and(|limit| Instant::now() > limit);
             if is_above {
                 self.cross_wall_time();
             }
@@ -597,7 +587,7 @@ impl Meter {
     /// Whether there is a limit on the wall time that has not been checked for good.
     #[cfg(feature = "http")]
     fn has_wall_time_limit(&self) -> bool {
-        !self.timeless.load(Relaxed) && self.limits().lowest_wall_time() != NONE
+        !self.timeless.load(Relaxed) && self.limits().lowest_wall_time.is_some()
     }
 
     #[cold]

@@ -69,7 +69,7 @@ mod tests {
     use crate::report::Name;
 
     fn open() -> Arc<Meter> {
-        Meter::open(None, Name::from("work"), Cow::Owned(Budget::new()), None)
+        Meter::open(Name::from("work"), Cow::Owned(Budget::new()), None)
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
         let limits = Budget::new().queries(1);
         let count = limits.clone();
         let opened = move || {
-            let open = || Meter::open(None, Name::from("work"), Cow::Borrowed(&limits), None);
+            let open = || Meter::open(Name::from("work"), Cow::Borrowed(&limits), None);
             let all: Vec<_> = (0..MOST + 5).map(|_| open()).collect();
             all.into_iter().for_each(Meter::recycle);
             COUNT.get()

@@ -107,13 +107,34 @@ impl Table {
     const PROBES: usize = 8;
     /// The most bytes of texts that are kept, in all.
     const MOST_BYTES: usize = 64 << 10;
+    /// The most bytes of texts that are left to the next work.
+    const MOST_BYTES_LEFT: usize = 2 << 10;
     /// The most bytes that are kept of one text.
     const LONGEST: usize = 2 << 10;
 
-    /// Whether nothing was ever counted.
+    /// Forgets all that was counted.
+    ///
+    /// A few short texts keep their places, for the next work that executes them: it has nothing to allocate then,
+    /// and finds decided what they are. Nothing is said of a text that was not counted.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head.get().is_none()
+    pub(crate) fn clear(&mut self) {
+        if self.head.get_mut().is_some() {
+            self.clear_entries();
+        }
+    }
+
+    fn clear_entries(&mut self) {
+        let Some(head) = self.head.get_mut() else { return };
+        let Head { first, kept, crowd, elsewhere } = &mut **head;
+        let is_small = first.next.get().is_none() && *kept.get_mut() <= Self::MOST_BYTES_LEFT;
+        if !is_small || crowd.get().is_some() || elsewhere.get().is_some() {
+            return *self = Self::default();
+        }
+        let taken = first.entries.iter_mut().map(Entry::clear).filter(|is_taken| *is_taken).count();
+        // Nearly full: what the next work executes shall have a place as well.
+        if taken > Self::SIZES[0] / 2 {
+            *self = Self::default();
+        }
     }
 
     /// Counts one more of this text; returns how many there are now on its database, or at least are.
@@ -263,7 +284,7 @@ impl Table {
         let time =
             |entry: &Entry| entry.nanos().saturating_add(entry.waiting(now).unwrap_or_default());
         let waited = self.entries().map(|entry| (entry, time(entry)));
-        waited.max_by_key(|(_, time)| *time)
+        waited.max_by_key(|(entry, time)| (*time, entry.rank()))
     }
 
     /// How many bytes were allocated while each text was waited for, of so many in all.
@@ -295,8 +316,9 @@ impl Table {
         let in_crowd = self.crowd().map_or(0, Crowd::total);
         let of_no_text = of_all.saturating_sub(told).saturating_sub(in_crowd);
         let (most_in_crowd, others_at_most) = self.crowd().and_then(Crowd::most).unzip();
-        let entries = self.entries().map(Entry::counted);
-        let most = entries.chain(most_in_crowd).max_by_key(|counted| counted.count)?;
+        let most = self.entries().max_by_key(|entry| (entry.count(), entry.rank()));
+        let all = most.map(Entry::counted).into_iter().chain(most_in_crowd);
+        let most = all.max_by_key(|counted| counted.count)?;
         let another = of_no_text.saturating_add(others_at_most.unwrap_or_default());
         (most.count > another).then_some(most)
     }
@@ -318,7 +340,14 @@ impl Table {
         self.blocks().flat_map(|block| &*block.entries).filter(taken)
     }
 
+    #[inline]
     fn find(&self, key: Key) -> Option<&Entry> {
+        let first = self.head.get()?.first.probe(key).next();
+        first.filter(|entry| entry.is_of(key)).or_else(|| self.find_further(key))
+    }
+
+    #[inline(never)]
+    fn find_further(&self, key: Key) -> Option<&Entry> {
         self.blocks().find_map(|block| block.probe(key).find(|entry| entry.is_of(key)))
     }
 
@@ -430,6 +459,43 @@ impl Entry {
     const READS: u8 = 1;
     const WRITES: u8 = 2;
 
+    /// Forgets what was counted of its text; whether it has one.
+    fn clear(&mut self) -> bool {
+        let Self {
+            key,
+            count,
+            database,
+            elsewhere,
+            nanos,
+            since,
+            in_flight,
+            allocated_before,
+            allocated,
+            #[cfg(feature = "witness")]
+            seen,
+            // Of the text, whoever executes it.
+            text: _,
+            writes: _,
+        } = self;
+        let is_taken = *key.get_mut() != 0;
+        if is_taken {
+            *count.get_mut() = 0;
+            *database.get_mut() = 0;
+            *elsewhere.get_mut() = 0;
+            *nanos.get_mut() = 0;
+            *since.get_mut() = 0;
+            *in_flight.get_mut() = 0;
+            *allocated_before.get_mut() = 0;
+            *allocated.get_mut() = 0;
+            #[cfg(feature = "witness")]
+            {
+                *seen.get_mut() = 0;
+            }
+        }
+        is_taken
+    }
+
+    #[inline]
     pub(crate) fn is_of(&self, key: Key) -> bool {
         self.key.load(Relaxed) == key.raw()
     }
@@ -446,6 +512,11 @@ impl Entry {
         let made = || self.database.compare_exchange(0, database.raw(), Relaxed, Relaxed);
         first == database.raw()
             || (first == 0 && made().map_or_else(|other| other == database.raw(), |_| true))
+    }
+
+    /// Decides between equals, whatever place each has: that may depend on work that is over.
+    fn rank(&self) -> u64 {
+        self.key.load(Relaxed)
     }
 
     /// How long the last execution that is in flight has been waited for.

@@ -59,7 +59,10 @@ impl Work {
         reporter: Option<Arc<dyn Reporter>>,
         pieces: u8,
     ) -> Self {
-        let meter = Meter::open(origin, name, budget, reporter);
+        let meter = Meter::open(name, budget, reporter);
+        if let Some(origin) = origin {
+            meter.set_origin(origin);
+        }
         #[cfg(feature = "witness")]
         crate::db::SqlxEvents::adopt(&meter);
         Self { meter: Some(meter), panicked: false, links_left: pieces }
@@ -248,7 +251,10 @@ impl Drop for Running<'_> {
 }
 
 impl Drop for Work {
+    #[inline]
     fn drop(&mut self) {
-        self.finish(Outcome::Cancelled);
+        if self.meter.is_some() {
+            self.finish(Outcome::Cancelled);
+        }
     }
 }

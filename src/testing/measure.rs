@@ -76,7 +76,7 @@ impl Measurement {
         }
         // A limit switches the timing of polls on.
         let budget = Budget::new().poll_time(Limit::soft(Duration::from_nanos(u64::MAX - 1)));
-        let meter = Meter::new(None, Name::from("measured"), budget, None);
+        let meter = Meter::new(Name::from("measured"), budget, None);
         let meter = Arc::new(meter.recorded_by(recording.clone()));
         meter.link(scope::current());
         Self { meter, recording, tickets, at }
