@@ -30,7 +30,7 @@ impl Begun {
     /// Notes in the account of the work that it is waiting for this.
     pub(super) fn note(&self, what: WaitFor) {
         if let Some((meter, since)) = &self.0 {
-            meter.chain().for_each(|meter| meter.begin_other_wait(what, *since));
+            meter.each(|meter| meter.begin_other_wait(what, *since));
         }
     }
 

@@ -100,7 +100,7 @@ impl Query {
         recorded.set_database(key.database());
         if let (Some(meter), Some(since)) = (&meter, waiting_since) {
             let pending = scope::allocated_in_poll();
-            meter.chain().for_each(|meter| meter.begin_statement_wait(key, since, pending));
+            meter.each(|meter| meter.begin_statement_wait(key, since, pending));
         }
         recorded.open();
         Ok(Self { meter, key, waiting_since, waited: Duration::ZERO, recorded })
@@ -171,15 +171,25 @@ impl Query {
     }
 
     fn charge(&self, charge: impl Fn(&Meter, Key)) {
-        let chain = self.meter.iter().flat_map(|meter| meter.chain());
-        chain.for_each(|meter| charge(&meter, self.key));
+        if let Some(meter) = &self.meter {
+            meter.each(|meter| charge(meter, self.key));
+        }
     }
 }
 
 impl Drop for Query {
     fn drop(&mut self) {
-        self.pause();
-        self.charge(|meter, key| meter.add_statement_time(Some(key), self.waited));
+        let since = self.waiting_since.take();
+        if let Some(since) = since {
+            self.waited = self.waited.saturating_add(since.elapsed());
+        }
+        let pending = scope::allocated_in_poll();
+        self.charge(|meter, key| {
+            if since.is_some() {
+                meter.end_statement_wait(key, pending);
+            }
+            meter.add_statement_time(Some(key), self.waited);
+        });
         self.recorded.add_time(self.waited);
     }
 }

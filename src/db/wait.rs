@@ -32,10 +32,10 @@ impl ConnectionWait {
     }
 
     fn charge(meter: &Meter, pool: PoolId, since: Instant, time: Duration) {
-        for meter in meter.chain() {
+        meter.each(|meter| {
             meter.end_other_wait(WaitFor::Connection(pool), since);
             meter.add_connection_wait(time, || pool);
-        }
+        });
     }
 }
 
@@ -57,7 +57,7 @@ impl TransactionWait {
         let Some(meter) = begun.meter() else { return Ok(Self(begun, Recorded::default())) };
         let resource = Resource::Transactions;
         meter.take(resource, Suspect::Nobody)?;
-        meter.chain().for_each(|meter| meter.check_taken(resource, Suspect::Nobody));
+        meter.each(|meter| meter.check_taken(resource, Suspect::Nobody));
         let recorded = meter.record(Kind::Transaction, Some("BEGIN"));
         begun.note(WaitFor::Transaction);
         Ok(Self(begun, recorded))
@@ -87,10 +87,10 @@ impl TransactionWait {
 impl Drop for TransactionWait {
     fn drop(&mut self) {
         if let Some((meter, since, time)) = self.0.take() {
-            for meter in meter.chain() {
+            meter.each(|meter| {
                 meter.end_other_wait(WaitFor::Transaction, since);
                 meter.add_statement_time(None, time);
-            }
+            });
             self.1.add_time(time);
         }
     }

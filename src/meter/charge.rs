@@ -31,9 +31,13 @@ impl Meter {
     /// Counts one execution of a statement, which is about to be sent, here and in all that this work
     /// runs inside; or nowhere, if a hard limit of any of them forbids it.
     pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
-        let give_back = |meter: &Self| meter.give_back_statement(key, text);
-        self.take_in_all(|meter| meter.take_statement_here(key, text), give_back)?;
-        self.chain().for_each(|meter| meter.count_statement(key, text));
+        if self.runs_in_none() {
+            self.take_statement_here(key, text)?;
+        } else {
+            let give_back = |meter: &Self| meter.give_back_statement(key, text);
+            self.take_in_all(|meter| meter.take_statement_here(key, text), give_back)?;
+        }
+        self.each(|meter| meter.count_statement(key, text));
         Ok(())
     }
 
@@ -308,15 +312,17 @@ impl Meter {
     pub(crate) fn add_memory(&self, delta: Delta) {
         // Not a plain addition: live bytes stop at zero.
         let before = self.change(&self.live, |live| live.saturating_add_signed(delta.net));
-        let freed = u64::try_from(delta.net.saturating_neg()).unwrap_or(0);
-        if freed > before {
-            self.freed_of_others.fetch_add(freed.saturating_sub(before), Relaxed);
+        if delta.net.is_negative() {
+            let of_others = delta.net.unsigned_abs().saturating_sub(before);
+            if of_others > 0 {
+                self.freed_of_others.fetch_add(of_others, Relaxed);
+            }
         }
-        let peak = before.saturating_add(delta.peak);
         if delta.allocated > 0 {
             if delta.allocated > self.largest_poll.load(Relaxed) {
                 self.largest_poll.store(delta.allocated, Relaxed);
             }
+            let peak = before.saturating_add(delta.peak);
             let add = |total: u64| total.saturating_add(delta.allocated);
             let total = add(self.change(&self.used[Resource::Allocated.index()], add));
             self.check(Resource::Allocated, total, Suspect::Memory(total));
@@ -354,10 +360,16 @@ impl Meter {
     ///
     /// As long as no other task knows of the account that is one thread at a time, which needs no atomic
     /// exchange; and whoever makes it known does so while running the work.
+    #[inline]
     fn change(&self, number: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
-        if self.is_shared() {
+        #[inline(never)]
+        fn exchange(number: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
             let changed = |value| Some(change(value));
-            return number.fetch_update(Relaxed, Relaxed, changed).unwrap_or_else(|value| value);
+            number.fetch_update(Relaxed, Relaxed, changed).unwrap_or_else(|value| value)
+        }
+
+        if self.is_shared() {
+            return exchange(number, change);
         }
         let before = number.load(Relaxed);
         number.store(change(before), Relaxed);

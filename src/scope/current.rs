@@ -255,10 +255,7 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<
 /// Charges the memory of a poll that is over, where nothing else was running.
 #[inline(never)]
 fn charge_plainly(meter: &Meter, memory: Delta) {
-    if meter.runs_in_none() {
-        return meter.add_memory(memory);
-    }
-    charge_all(meter.chain(), memory, None);
+    meter.each(|meter| meter.add_memory(memory));
 }
 
 #[inline(never)]

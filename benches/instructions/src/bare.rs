@@ -11,6 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use request_budget::db::Query;
 use tower::{Service, ServiceExt};
 
 use crate::region;
@@ -56,7 +57,58 @@ impl Future for Answer {
             self.pending -= 1;
             return Poll::Pending;
         }
-        Poll::Ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
+        Poll::Ready(Ok(hello()))
+    }
+}
+
+fn hello() -> Response<Full<Bytes>> {
+    Response::new(Full::new(Bytes::from_static(b"hello")))
+}
+
+/// Waits once, for a statement: by a driver that does nothing, so that it is polled as often in each run.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup {
+    pub is_metered: bool,
+}
+
+impl Service<Request<Body>> for Lookup {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Row;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Row {
+        Row { is_metered: self.is_metered, is_sent: false, query: None }
+    }
+}
+
+#[derive(Debug)]
+pub struct Row {
+    is_metered: bool,
+    is_sent: bool,
+    query: Option<Query>,
+}
+
+impl Future for Row {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    #[inline(never)]
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.is_sent {
+            self.is_sent = true;
+            if self.is_metered {
+                let query = Query::start("SELECT id, title, body FROM posts WHERE id = ?");
+                self.query = Some(query.expect("no hard limit"));
+            }
+            return Poll::Pending;
+        }
+        if let Some(mut query) = self.query.take() {
+            query.add_rows(1);
+        }
+        Poll::Ready(Ok(hello()))
     }
 }
 

@@ -80,6 +80,16 @@ fn main() {
                     _ => panic!("no such side: {side}"),
                 }
             }
+            "statement" => {
+                let handler = bare::Lookup { is_metered: side == "ours" };
+                match side.as_str() {
+                    "none" => bare::run(handler, requests).await,
+                    "empty" => bare::run(Identity::new().layer(handler), requests).await,
+                    "timeout" => bare::run(timeout().layer(handler), requests).await,
+                    "ours" => bare::run(ours().layer(handler), requests).await,
+                    _ => panic!("no such side: {side}"),
+                }
+            }
             "route" => match side.as_str() {
                 "none" => served::run(served::hello(), requests).await,
                 "empty" => served::run(served::hello().layer(Identity::new()), requests).await,
