@@ -44,8 +44,12 @@ pin_project! {
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
+        #[inline]
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
+            if this.work.is_none() {
+                return;
+            }
             let outcome = this.complete.outcome_of_drop(*this.sent);
             if !matches!(outcome, Outcome::Cancelled) {
                 this.unread.end();
@@ -88,6 +92,7 @@ impl Complete {
 }
 
 impl<B: Body + Detachable> ResponseBody<B> {
+    #[inline]
     pub(super) fn new(body: B, work: Work, ending: Ending) -> Self {
         let Ending { status, outcome, is_head, is_call } = ending;
         // The server drops the body of an answer that by definition has none.
@@ -190,7 +195,11 @@ where
             meter.end_unasked();
         }
         let mut is_end = false;
-        let polled = work.run(|| poll_inside(this.inner, cx, &mut is_end));
+        let mut running = work.piece();
+        running.enter();
+        let polled = poll_inside(this.inner, cx, &mut is_end);
+        running.leave();
+        running.done();
         self.settle(polled, is_end, cx)
     }
 

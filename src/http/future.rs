@@ -56,6 +56,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
+    #[inline]
     pub(super) fn of<B>(request: &Request<B>, reject: Option<&dyn Reject>) -> Self {
         let parts = |_| {
             let mut parts = Request::new(()).into_parts().0;
@@ -211,6 +212,8 @@ fn look_at_the_clock(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_
     Pin::new(timer).poll_elapsed(cx)
 }
 
+// Called where the answer is, which would be copied once more into the arguments.
+#[inline(always)]
 fn answered<B: Body + Detachable>(
     mut response: Response<B>,
     work: Work,
@@ -230,11 +233,28 @@ fn answered<B: Body + Detachable>(
     let is_error = status.is_server_error();
     let outcome = told.unwrap_or(if is_error { Outcome::Error } else { Outcome::Ok });
     let ending = Ending { status, outcome, is_head: origin.is_head, is_call: origin.is_call };
-    response.map(|body| ResponseBody::new(body, work, ending))
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, ResponseBody::new(body, work, ending))
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::Meter;
+
+    /// What a request needs while it waits, beyond the future of its handler.
+    #[test]
+    fn a_request_in_flight_needs_boundedly_many_bytes() {
+        let account = Meter::BYTES;
+        let future = size_of::<ResponseFuture<[u64; 32]>>() - size_of::<[u64; 32]>();
+        println!("a request in flight: {account} bytes for the account, {future} in its future");
+        assert!(account <= 432, "{account}");
+        assert!(future <= 136, "{future}");
     }
 }
