@@ -241,3 +241,25 @@ async fn past_a_hard_limit_a_borrowed_connection_executes_nothing() -> sqlx::Res
     assert_eq!(count(&mut *tx).await?, 0);
     tx.commit().await
 }
+
+#[tokio::test]
+async fn a_pool_is_made_as_one_of_sqlx() -> sqlx::Result<()> {
+    let url = "sqlite::memory:";
+    let options = || url.parse::<sqlx::sqlite::SqliteConnectOptions>();
+    let pools = [
+        Pool::<Sqlite>::connect(url).await?,
+        Pool::<Sqlite>::connect_with(options()?).await?,
+        Pool::<Sqlite>::connect_lazy(url)?,
+        Pool::<Sqlite>::connect_lazy_with(options()?),
+    ];
+    assert_eq!(pools.each_ref().map(Pool::size), [1, 1, 0, 0]);
+    let work = async {
+        for pool in &pools {
+            pool.execute("SELECT 1").await.expect("executes");
+        }
+        Usage::current().unwrap().queries
+    };
+    assert_eq!(work.budgeted("work", Budget::new()).await, Ok(4));
+    assert!(Pool::<sqlx::Postgres>::connect_lazy("no address").is_err());
+    Ok(())
+}

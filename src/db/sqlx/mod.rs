@@ -124,6 +124,7 @@
 //! | it takes | do |
 //! |---|---|
 //! | `&PgPool`, `PgPool` | import `request_budget::sqlx::PgPool` (feature `postgres`), or write `Pool<Postgres>` |
+//! | nothing, but makes the pool | `PgPool::connect(url)` is there; append `.into()` to what `PgPoolOptions` makes |
 //! | `impl PgExecutor<'_>`, `impl Executor<'_, Database = Postgres>` | nothing: pass `&pool`, `&mut *conn`, `&mut *tx` |
 //! | `&mut PgConnection`, `&mut PgTransaction<'_>` | import ours of the same name |
 //! | `&mut PgConnection` of sqlx, in a library | pass `&mut tx` or `&mut conn`: it compiles, but is **not counted** |

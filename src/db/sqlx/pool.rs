@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sqlx::pool::{CloseEvent, PoolOptions};
-use sqlx::{Database, SqlSafeStr};
+use sqlx::{Database, Executor, SqlSafeStr};
 
 use super::address;
 use super::connection::PoolConnection;
@@ -163,7 +163,7 @@ impl<DB: Database> Pool<DB> {
 
     /// The settings that new connections are made with.
     #[must_use]
-    pub fn connect_options(&self) -> Arc<<DB::Connection as sqlx::Connection>::Options> {
+    pub fn connect_options(&self) -> Arc<OptionsOf<DB>> {
         self.inner.connect_options()
     }
 
@@ -185,6 +185,61 @@ impl<DB: Database> Pool<DB> {
         self.inner.num_idle()
     }
 }
+
+/// As sqlx makes its own pools. With settings of the pool, make one by
+/// [`PoolOptions`](sqlx::pool::PoolOptions) and turn it into one of these with `Pool::from`.
+impl<DB: Database> Pool<DB>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    /// Makes a pool, and its first connection.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the driver: the address is wrong, or the server does not answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> sqlx::Result<()> {
+    /// use request_budget::sqlx::Pool;
+    /// use sqlx::Sqlite;
+    ///
+    /// let pool = Pool::<Sqlite>::connect("sqlite::memory:").await?;
+    /// sqlx::query("SELECT 1").execute(&pool).await?;
+    /// assert_eq!(pool.size(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(url: &str) -> sqlx::Result<Self> {
+        sqlx::Pool::connect(url).await.map(Self::from)
+    }
+
+    /// Makes a pool whose connections are made with these settings, and its first connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(options: OptionsOf<DB>) -> sqlx::Result<Self> {
+        sqlx::Pool::connect_with(options).await.map(Self::from)
+    }
+
+    /// Makes a pool, and a connection where the first is needed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the address is wrong.
+    pub fn connect_lazy(url: &str) -> sqlx::Result<Self> {
+        sqlx::Pool::connect_lazy(url).map(Self::from)
+    }
+
+    /// Makes a pool whose connections are made with these settings, where the first is needed.
+    #[must_use]
+    pub fn connect_lazy_with(options: OptionsOf<DB>) -> Self {
+        sqlx::Pool::connect_lazy_with(options).into()
+    }
+}
+
+type OptionsOf<DB> = <<DB as Database>::Connection as sqlx::Connection>::Options;
 
 impl<DB: Executes> From<sqlx::Pool<DB>> for Pool<DB> {
     fn from(inner: sqlx::Pool<DB>) -> Self {
