@@ -1,7 +1,6 @@
 //! Subscribers that come late, are those of one thread, or hide the spans of the program. One test only: the
 //! default subscriber of a process is set once.
 
-#![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
 use std::io;
 
