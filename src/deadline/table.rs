@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 
 use crate::memory;
+use crate::meter::recording::for_library;
 use crate::time::{Instant, Sleep, is_paused, nanos, sleep_until};
 
 /// How long after it rang a table rings again: what is due in between rings together, so much later at
@@ -136,7 +137,8 @@ impl Owned {
         let sleep = Box::pin(sleep);
         let table =
             Arc::new(Table { base, rung: AtomicU64::new(0), state: Mutex::new(State::new()) });
-        drop(handle.spawn(Bell { table: table.clone(), sleep, has_timers }));
+        let bell = Bell { table: table.clone(), sleep, has_timers };
+        drop(for_library(|| handle.spawn(bell)));
         // Closed already if the runtime is being shut down.
         (!table.is_closed()).then(|| Self { runtime: handle.id(), table, has_timers })
     }

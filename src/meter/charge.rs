@@ -351,6 +351,7 @@ impl Meter {
     }
 
     /// Adds to what was used of a resource that is charged by whoever runs the work, and by nobody else.
+    #[cfg(feature = "http")]
     pub(crate) fn add_own(&self, resource: Resource, n: u64) {
         let before = self.change(&self.used[resource.index()], |used| used.saturating_add(n));
         self.check(resource, before.saturating_add(n), Suspect::Nobody);

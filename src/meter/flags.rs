@@ -23,6 +23,10 @@ impl Flags {
     /// A hard limit ends it.
     pub(super) const CUT: u64 = 16;
 
+    /// The account is that of an HTTP request.
+    #[cfg(all(feature = "testing", feature = "http"))]
+    pub(super) const REQUEST: u64 = 64;
+
     /// It runs in a span of its own.
     #[cfg(feature = "witness")]
     pub(super) const SPAN: u64 = 32;

@@ -301,6 +301,7 @@ impl Table {
     }
 
     /// The entry of a text that was counted before.
+    #[cfg(any(feature = "http", feature = "mongodb"))]
     pub(crate) fn get(&self, key: Key) -> Option<&Entry> {
         self.find(key)
     }

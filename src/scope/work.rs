@@ -38,7 +38,12 @@ impl Work {
         budget: Cow<'_, Budget>,
         reporter: Option<Arc<dyn Reporter>>,
     ) -> Self {
-        Self::start_with(None, name, budget, reporter, 2)
+        let work = Self::start_with(None, name, budget, reporter, 2);
+        #[cfg(feature = "testing")]
+        if let Some(meter) = &work.meter {
+            meter.mark_as_request();
+        }
+        work
     }
 
     /// Starts work of which it is known which run it is, and in which other work it was made.

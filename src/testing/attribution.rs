@@ -98,7 +98,7 @@ impl Known<'_> {
         stack: impl Fn() -> Stack,
     ) -> Relation {
         let relation = match ran.task {
-            Some(task) => self.relation_of_task(task, ran.is_in_unit, &stack),
+            Some(task) => self.relation_of_task(task, ran),
             None => self.relation_of_thread(ran.thread, &stack),
         };
         match relation {
@@ -107,7 +107,7 @@ impl Known<'_> {
         }
     }
 
-    fn relation_of_task(&self, task: u64, is_in_unit: bool, stack: impl Fn() -> Stack) -> Relation {
+    fn relation_of_task(&self, task: u64, ran: &Whereabouts) -> Relation {
         let Some(newest) = self.existing.task.filter(|_| are_tasks_ordered()) else {
             return Relation::Unknown;
         };
@@ -118,15 +118,14 @@ impl Known<'_> {
         if self.is_own(task) {
             // A job with a budget of its own is separate on purpose. A request is not: somebody spawned the
             // handler out of the scope of the test.
-            let stack = if is_in_unit { stack() } else { Stack::default() };
-            return match is_in_unit && !stack.is_request && !stack.is_unreadable {
+            return match ran.is_in_unit && !ran.is_in_request {
                 true => Relation::Unrelated,
                 false => Relation::Spawned,
             };
         }
         let is_of_others =
             |task: &u64| others.iter().chain(rivals).any(|others| others.contains(task));
-        if is_in_unit || is_of_others(&task) {
+        if ran.is_in_unit || is_of_others(&task) {
             return Relation::Unrelated;
         }
         // What runs in an accounted task is recorded, and so are the tasks that it spawns.
@@ -160,20 +159,16 @@ impl Known<'_> {
 mod tests {
     use super::*;
 
-    const NOTHING: Stack = Stack {
-        is_served: false,
-        is_request: false,
-        is_entry: false,
-        is_test: false,
-        is_unreadable: false,
-    };
+    const NOTHING: Stack =
+        Stack { is_served: false, is_entry: false, is_test: false, is_unreadable: false };
 
     fn known(existing: &Existing) -> Known<'_> {
         Known { existing, spawned: Spawned::default(), coincident: HashSet::new() }
     }
 
     fn ran(task: impl Into<Option<u64>>, thread: u64) -> Whereabouts {
-        Whereabouts { task: task.into(), thread: Some(thread), is_in_unit: false }
+        let task = task.into();
+        Whereabouts { task, thread: Some(thread), is_in_unit: false, is_in_request: false }
     }
 
     #[test]
@@ -205,17 +200,16 @@ mod tests {
         let existing = Existing { task: Some(10), thread: Some(3) };
         let mut known = known(&existing);
         known.spawned.own = vec![20..21];
-        let relation = |task, stack: Stack| {
-            let in_unit = Whereabouts { is_in_unit: true, ..ran(task, 9) };
-            known.relation(&in_unit, false, || stack)
+        let relation = |task, is_in_request| {
+            let in_unit = Whereabouts { is_in_unit: true, is_in_request, ..ran(task, 9) };
+            known.relation(&in_unit, false, || NOTHING)
         };
-        let request = Stack { is_request: true, ..NOTHING };
-        let unreadable = Stack { is_unreadable: true, ..NOTHING };
-        for stack in [NOTHING, request, unreadable] {
-            assert_eq!([5, 25].map(|task| relation(task, stack)), [Relation::Unrelated; 2]);
+        for is_in_request in [false, true] {
+            let others = [5, 25].map(|task| relation(task, is_in_request));
+            assert_eq!(others, [Relation::Unrelated; 2]);
         }
-        assert_eq!(relation(20, NOTHING), Relation::Unrelated);
-        assert_eq!([request, unreadable].map(|stack| relation(20, stack)), [Relation::Spawned; 2]);
+        assert_eq!(relation(20, false), Relation::Unrelated);
+        assert_eq!(relation(20, true), Relation::Spawned);
     }
 
     #[test]

@@ -115,8 +115,6 @@ pub(super) fn asker(site: &Site) -> Asker {
 pub(super) struct Stack {
     /// An HTTP server, for a request.
     pub(super) is_served: bool,
-    /// A `BudgetLayer`, for a request.
-    pub(super) is_request: bool,
     /// The thread of a test, or one that blocks on a runtime which it owns.
     pub(super) is_entry: bool,
     /// The thread of a test.
@@ -130,7 +128,6 @@ pub(super) fn stack(site: &Site) -> Stack {
     let any = |is: fn(&Symbol) -> bool| site.0.iter().any(|ip| symbols(*ip).iter().any(is));
     Stack {
         is_served: any(Symbol::is_of_server),
-        is_request: any(Symbol::is_of_layer),
         is_entry: any(Symbol::is_entry),
         is_test: any(Symbol::is_of_harness),
         is_unreadable: !any(Symbol::is_of_this_library),
@@ -298,14 +295,6 @@ impl Symbol {
     /// Whether it belongs to this library, by its name; true somewhere on every stack that has symbols.
     fn is_of_this_library(&self) -> bool {
         self.name.contains(env!("CARGO_CRATE_NAME"))
-    }
-
-    /// Whether it belongs to the `BudgetLayer`.
-    fn is_of_layer(&self) -> bool {
-        self.is_in(
-            &[concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/")],
-            &[concat!(env!("CARGO_CRATE_NAME"), "::http::")],
-        )
     }
 
     /// Whether it belongs to hyper, on which every HTTP server runs; a client executes no statements there.

@@ -74,7 +74,6 @@ impl Subscribed {
     }
 }
 
-#[cfg(feature = "sqlx")]
 pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
     piece()
 }

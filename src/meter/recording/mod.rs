@@ -16,10 +16,8 @@ mod waits;
 pub(crate) use absent::*;
 #[cfg(feature = "testing")]
 pub(crate) use present::*;
-#[cfg(all(feature = "testing", feature = "sqlx"))]
-pub(crate) use spawns::for_library;
 #[cfg(feature = "testing")]
-pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered};
+pub(crate) use spawns::{Existing, Spawned, Whereabouts, are_tasks_ordered, for_library};
 #[cfg(feature = "testing")]
 pub(crate) use waits::Woken;
 #[cfg(all(feature = "testing", feature = "sqlx"))]

@@ -13,6 +13,8 @@ use tracing::dispatcher::{DefaultGuard, set_default};
 use tracing::{Dispatch, Span};
 
 use super::super::Meter;
+#[cfg(feature = "http")]
+use super::super::flags::Flags;
 use super::Kind;
 use super::spawns::{Existing, OnBehalf, Spawned, Whereabouts};
 use super::waits::{self, Woken};
@@ -300,10 +302,10 @@ impl Unread {
 /// Notes a statement that is part of no work at all with what is recorded in the same runtime: it may have
 /// been meant to be part of that.
 pub(crate) fn record_elsewhere(kind: Kind, text: Option<&str>) -> Recorded {
-    if is_live() { record_stray(kind, text, false) } else { Recorded::default() }
+    if is_live() { record_stray(kind, text, None) } else { Recorded::default() }
 }
 
-fn record_stray(kind: Kind, text: Option<&str>, is_in_unit: bool) -> Recorded {
+fn record_stray(kind: Kind, text: Option<&str>, unit: Option<&Meter>) -> Recorded {
     if is_unrelated() {
         return Recorded::default();
     }
@@ -314,7 +316,8 @@ fn record_stray(kind: Kind, text: Option<&str>, is_in_unit: bool) -> Recorded {
         }
         let here = Handle::try_current().ok().map(|here| here.id());
         let entry = Entry::new(kind, text, Site::capture());
-        let ran = Arc::new(Whereabouts::here(is_in_unit));
+        let is_in_request = unit.is_some_and(|unit| unit.chain().any(|unit| unit.is_request()));
+        let ran = Arc::new(Whereabouts { is_in_request, ..Whereabouts::here(unit.is_some()) });
         for recording in recordings {
             let is_in_runtime = here.is_some() && recording.runtime == here;
             if is_in_runtime || recording.is_polled() {
@@ -324,7 +327,7 @@ fn record_stray(kind: Kind, text: Option<&str>, is_in_unit: bool) -> Recorded {
             }
         }
         // A unit of work is meant to be apart, whoever waits for it.
-        if !is_in_unit {
+        if unit.is_none() {
             entry.is_stray.store(true, Relaxed);
             waits::note_last(&entry);
         }
@@ -501,10 +504,24 @@ impl Meter {
             return Recorded::default();
         }
         if kind.is_statement() && self.is_elsewhere() {
-            return record_stray(kind, text, true);
+            return record_stray(kind, text, Some(self));
         }
         self.recordings().for_each(|recording| recording.look_for_mask());
         memory::aside(|| self.record_in_all(kind, text, Site::capture))
+    }
+
+    /// Marks the account as that of an HTTP request. Stacks cannot show that once functions are inlined.
+    #[cfg(feature = "http")]
+    pub(crate) fn mark_as_request(&self) {
+        self.flags.set(Flags::REQUEST);
+    }
+
+    /// Whether it is the account of an HTTP request.
+    fn is_request(&self) -> bool {
+        #[cfg(feature = "http")]
+        return self.flags.any(Flags::REQUEST);
+        #[cfg(not(feature = "http"))]
+        false
     }
 
     /// Whether it is in no recording, and not what recorded work has begun to be apart from it.

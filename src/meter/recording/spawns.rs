@@ -27,11 +27,14 @@ pub(crate) struct Whereabouts {
     pub(crate) thread: Option<u64>,
     /// In a unit of work.
     pub(crate) is_in_unit: bool,
+    /// In an HTTP request.
+    pub(crate) is_in_request: bool,
 }
 
 impl Whereabouts {
     pub(super) fn here(is_in_unit: bool) -> Self {
-        Self { task: current_task(), thread: number_of_thread(thread::current().id()), is_in_unit }
+        let thread = number_of_thread(thread::current().id());
+        Self { task: current_task(), thread, is_in_unit, is_in_request: false }
     }
 }
 
@@ -176,7 +179,6 @@ enum Owner {
     /// What is declared to be unrelated to all recordings.
     Unrelated,
     /// This library, or a driver for it: what that spawns is of no interest.
-    #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "of sqlx"))]
     Library,
 }
 
@@ -281,7 +283,6 @@ impl OnBehalf {
     }
 
     /// Of this library, or of a driver that works for it.
-    #[cfg(feature = "sqlx")]
     fn of_library() -> Option<Self> {
         memory::aside(|| Self::of_owner(Owner::Library))
     }
@@ -302,8 +303,7 @@ impl Drop for OnBehalf {
     }
 }
 
-/// Runs a piece of a driver's work for this library: what it spawns is not the user's.
-#[cfg(feature = "sqlx")]
+/// Runs a piece of work for this library, of a driver or of its own: tasks that it spawns are not the user's.
 pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
     let _on_behalf = if super::is_live() { OnBehalf::of_library() } else { None };
     piece()
