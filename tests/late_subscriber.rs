@@ -1,7 +1,6 @@
 //! Subscribers that come late, are those of one thread, or hide the spans of the program. One test only: the
 //! default subscriber of a process is set once.
 
-
 use std::io;
 
 use request_budget::db::{Query, SqlxEvents};
