@@ -79,8 +79,7 @@
 //! * `alloc` (default): the counting allocator.
 //! * `aws`: makes every call of clients of the AWS SDK an external call.
 //! * `diesel`: counts what Diesel and diesel-async execute.
-//! * `mongodb`: an instrumented MongoDB client. What is cut while a command is under way goes on in a task
-//!   of its own, so the layer then asks that services' futures and bodies be `Send + 'static`.
+//! * `mongodb`: an instrumented MongoDB client.
 //! * `redis`: an instrumented connection to Redis.
 //! * `reqwest-middleware`: makes every call of a `reqwest-middleware` client an external call.
 //! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`: aliases such
