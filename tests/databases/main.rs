@@ -14,6 +14,7 @@ mod logging;
 mod mariadb;
 mod mongo;
 mod mongo_cut;
+mod mongo_retry;
 mod mongo_session;
 mod observed;
 mod postgres;
@@ -46,6 +47,7 @@ fn main() {
     mariadb::tests(&mut suite);
     mongo::tests(&mut suite);
     mongo_cut::tests(&mut suite);
+    mongo_retry::tests(&mut suite);
     mongo_session::tests(&mut suite);
     aggregate::tests(&mut suite);
     bypass::tests(&mut suite);
