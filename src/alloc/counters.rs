@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 thread_local! {
     // `const` and without a destructor: reachable from the allocator at any time in a thread's life.
@@ -14,6 +15,10 @@ struct Counters {
     freed: Cell<u64>,
     /// The highest `allocated - freed` since it was last set.
     peak: Cell<i64>,
+    /// How much of `allocated - freed` was not charged to any work.
+    forgotten: Cell<i64>,
+    /// The part of `allocated - freed` and `forgotten` that was added to the total of all threads.
+    in_total: Cell<i64>,
     /// The peak from which on the stack is captured; out of reach unless a test asks for it.
     #[cfg(feature = "testing")]
     watched: Cell<i64>,
@@ -25,9 +30,16 @@ impl Counters {
             allocated: Cell::new(0),
             freed: Cell::new(0),
             peak: Cell::new(0),
+            forgotten: Cell::new(0),
+            in_total: Cell::new(0),
             #[cfg(feature = "testing")]
             watched: Cell::new(i64::MAX),
         }
+    }
+
+    #[inline]
+    fn sample(&self) -> Sample {
+        Sample { allocated: self.allocated.get(), freed: self.freed.get() }
     }
 }
 
@@ -90,7 +102,7 @@ pub(crate) struct Delta {
 pub(crate) fn start() -> (Sample, i64) {
     THREAD
         .try_with(|thread| {
-            let sample = Sample { allocated: thread.allocated.get(), freed: thread.freed.get() };
+            let sample = thread.sample();
             (sample, thread.peak.replace(sample.net()))
         })
         .unwrap_or_default()
@@ -147,8 +159,21 @@ pub(crate) fn forget(stretch: Delta, outer_peak: i64) {
     let _ = THREAD.try_with(|thread| {
         thread.allocated.set(thread.allocated.get().wrapping_sub(stretch.allocated));
         thread.freed.set(thread.freed.get().wrapping_sub(freed));
+        thread.forgotten.set(thread.forgotten.get().wrapping_add(stretch.net));
         thread.peak.set(outer_peak);
     });
+}
+
+/// Adds what this thread has allocated and not freed, inside of work and outside, to the total of all threads, and
+/// returns the total. It contains each thread as of that thread's last call; threads that never call are missing.
+pub(crate) fn add_to_total() -> i64 {
+    static TOTAL: AtomicI64 = AtomicI64::new(0);
+    let change = |thread: &Counters| {
+        let held = thread.sample().net().wrapping_add(thread.forgotten.get());
+        held.wrapping_sub(thread.in_total.replace(held))
+    };
+    let change = THREAD.try_with(change).unwrap_or(0);
+    TOTAL.fetch_add(change, Relaxed).wrapping_add(change)
 }
 
 /// Runs code of this library whose allocations are not charged to the work that is running here.
@@ -160,6 +185,8 @@ pub(crate) fn aside<T>(own: impl FnOnce() -> T) -> T {
         fn drop(&mut self) {
             let (before, peak) = self.0;
             let _ = THREAD.try_with(|thread| {
+                let net = thread.sample().net().wrapping_sub(before.net());
+                thread.forgotten.set(thread.forgotten.get().wrapping_add(net));
                 thread.allocated.set(before.allocated);
                 thread.freed.set(before.freed);
                 thread.peak.set(peak);

@@ -656,6 +656,11 @@ impl Meter {
         false
     }
 
+    /// Whether it has started MongoDB commands.
+    pub(crate) fn has_run_commands(&self) -> bool {
+        self.flags.any(Flags::COMMANDS)
+    }
+
     /// Whether no such command is under way; if any is, the task will be woken when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]

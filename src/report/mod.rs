@@ -208,6 +208,11 @@ impl<'a> Report<'a> {
         self.meter.net_memory()
     }
 
+    /// Whether MongoDB's driver has run commands in it.
+    pub(crate) fn has_run_commands(&self) -> bool {
+        self.meter.has_run_commands()
+    }
+
     /// How many limits it crossed.
     #[must_use]
     pub fn violations(&self) -> u32 {

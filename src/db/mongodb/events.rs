@@ -47,6 +47,9 @@ impl Connections {
     }
 
     pub(super) fn handle(&self, event: &CmapEvent) {
+        // The driver frees sessions and cluster times of the work in tasks of its own. Some of them emit these
+        // events, on threads where perhaps no unit of work ever ends.
+        memory::add_to_total();
         match event {
             CmapEvent::ConnectionCheckedOut(event) => {
                 let Some(meter) = scope::current() else {
