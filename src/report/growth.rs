@@ -274,6 +274,7 @@ fn say_full() {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 mod tests {
     use super::*;
 
