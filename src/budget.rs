@@ -9,7 +9,6 @@ use crate::escape::Escaped;
 use crate::key::Key;
 use crate::limit::Limit;
 use crate::resource::{Amount, Resource};
-use crate::scope;
 use crate::time::nanos;
 use crate::violation::Line;
 
@@ -410,34 +409,6 @@ impl Budget {
         let limits = self.limits();
         let amount = |raw: u64| (raw != NONE).then(|| resource.amount(raw));
         Limit::from_values(amount(limits.soft(resource)), amount(limits.hard(resource)))
-    }
-
-    /// How much of the [`total_time`](Self::total_time) is left to the unit of work that is running here.
-    ///
-    /// `None` outside of all units of work, or if none of those that are running here has a hard limit.
-    /// Zero if the time is up and the cut is due.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
-    /// use std::time::Duration;
-    /// use request_budget::{Budget, BudgetExt};
-    ///
-    /// let budget = Budget::new().total_time(Duration::from_secs(1));
-    /// let left = async {
-    ///     tokio::time::sleep(Duration::from_millis(300)).await;
-    ///     Budget::remaining_time()
-    /// };
-    /// let left = left.budgeted("report", budget).await.unwrap();
-    /// // the timer has a resolution of one millisecond
-    /// assert!(left <= Some(Duration::from_millis(700)) && left > Some(Duration::from_millis(690)));
-    /// assert_eq!(Budget::remaining_time(), None);
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn remaining_time() -> Option<Duration> {
-        scope::current()?.remaining_time()
     }
 
     /// Lowers the total time to this much.

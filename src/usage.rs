@@ -7,7 +7,6 @@ use bytesize::ByteSize;
 use serde::{Serialize, Serializer};
 
 use crate::resource::{Resource, Time};
-use crate::scope;
 
 /// What a unit of work has consumed so far, or in all once it has ended.
 ///
@@ -86,16 +85,6 @@ pub struct Usage {
     pub busy_time: Option<Duration>,
     /// Bytes of response body handed to the server.
     pub response_bytes: u64,
-}
-
-impl Usage {
-    /// The usage of the work that is running here, up to now; `None` outside every unit of work.
-    ///
-    /// A statement or an external call that is still under way is counted, its time is not yet.
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        scope::usage()
-    }
 }
 
 impl fmt::Display for Usage {

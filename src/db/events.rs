@@ -20,6 +20,9 @@ use super::witness::{self, Bypasses, Statement, TARGET};
 use crate::memory;
 use crate::meter::Meter;
 use crate::meter::observed::{Observation, ReportedBy};
+use crate::meter::own_span::adopt_by;
+#[cfg(feature = "sqlx")]
+use crate::meter::own_span::is_adopted;
 use crate::meter::recording;
 use crate::report::elsewhere::count_unattributed;
 use crate::report::fields::HEALTH;
@@ -121,9 +124,6 @@ enum Mode {
     Witness(Bypasses),
 }
 
-/// Whether a layer was made in this process.
-static EXISTS: AtomicBool = AtomicBool::new(false);
-
 /// Whether one was made that counts.
 static COUNTS: AtomicBool = AtomicBool::new(false);
 
@@ -133,7 +133,7 @@ impl SqlxEvents {
     pub fn new() -> Self {
         statements_are_metered();
         COUNTS.store(true, Relaxed);
-        EXISTS.store(true, Relaxed);
+        adopt_by(Self::adopt);
         if LevelFilter::DEBUG > STATIC_MAX_LEVEL {
             static SAID: AtomicBool = AtomicBool::new(false);
             say(&SAID, "the events of sqlx are compiled out by a `max_level` feature of `tracing`");
@@ -182,7 +182,7 @@ impl SqlxEvents {
     pub fn witness() -> Self {
         // With it no count passes by being blind.
         statements_are_metered();
-        EXISTS.store(true, Relaxed);
+        adopt_by(Self::adopt);
         Self { mode: Mode::Witness(Bypasses::default()), subscriber: OnceLock::new() }
     }
 
@@ -193,15 +193,7 @@ impl SqlxEvents {
     }
 
     /// Makes this work known to the layer that is part of the default subscriber here, if there is one.
-    ///
-    /// One load where the process has no such layer.
-    pub(crate) fn adopt(meter: &Arc<Meter>) {
-        if EXISTS.load(Relaxed) {
-            memory::aside(|| Self::adopt_into_layer(meter));
-        }
-    }
-
-    fn adopt_into_layer(meter: &Arc<Meter>) {
+    fn adopt(meter: &Arc<Meter>) {
         meter.span().with_subscriber(|(id, dispatch)| {
             let mode = dispatch.downcast_ref::<Self>().map(|layer| &layer.mode);
             if let Some(Mode::Witness(bypasses)) = mode {
@@ -280,7 +272,7 @@ pub(super) fn enter_metered() -> Option<tracing::span::EnteredSpan> {
 /// For a witness as well, which compares what is executed in the other spans with what was counted.
 #[cfg(feature = "sqlx")]
 pub(super) fn enter_itself() -> Option<tracing::span::EnteredSpan> {
-    if COUNTS.load(Relaxed) || !EXISTS.load(Relaxed) {
+    if COUNTS.load(Relaxed) || !is_adopted() {
         return enter_metered();
     }
     memory::aside(|| {

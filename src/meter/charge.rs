@@ -22,7 +22,6 @@ use crate::error::Cut;
 use crate::memory::Delta;
 use crate::resource::Resource;
 #[cfg(feature = "mongodb")]
-use crate::scope;
 #[cfg(feature = "mongodb")]
 use crate::time::Instant;
 use crate::time::nanos;
@@ -167,12 +166,12 @@ impl Meter {
     /// Counts one command that got its connection now, here and in all that this work runs inside, and
     /// times it until its end.
     #[cfg(feature = "mongodb")]
-    pub(crate) fn begin_command(&self, id: u64) {
+    pub(crate) fn begin_command(&self, id: u64, is_carried: impl Fn(&Self) -> bool) {
         self.settle();
         let since = Instant::now();
         // What a carried child began is not dropped with those to whom it is charged.
         let is_carried =
-            |meter: &Option<Link<'_>>| meter.as_ref().is_some_and(|meter| scope::is_carried(meter));
+            |meter: &Option<Link<'_>>| meter.as_ref().is_some_and(|meter| is_carried(meter));
         let held_by = self.places().take_while(|meter| !is_carried(meter)).count();
         let recorded = self.record(Kind::Shape, None);
         let mut own = Some(Command { id, since, key: None, held_by, recorded });

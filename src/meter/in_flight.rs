@@ -262,7 +262,7 @@ mod tests {
         }
 
         let meter = Arc::new(Meter::new("work".into(), Budget::new(), None));
-        meter.begin_command(7);
+        meter.begin_command(7, |_| false);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(meter.polled().is_none());
         let reads = Arc::new(Reads(meter.clone(), Mutex::default()));
@@ -293,7 +293,7 @@ mod tests {
             let meter = Meter::new("work".into(), budget, None);
             let woken = Arc::new(Woken::default());
             let waker = Waker::from(Arc::clone(&woken));
-            meter.begin_command(7);
+            meter.begin_command(7, |_| false);
             tokio::time::advance(Duration::from_secs(2)).await;
             // The poll that reads the reply, and waits for something else then.
             meter.polled();

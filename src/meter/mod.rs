@@ -12,7 +12,7 @@ pub(crate) mod observed;
 #[cfg(feature = "http")]
 mod outlived;
 #[cfg(feature = "witness")]
-mod own_span;
+pub(crate) mod own_span;
 #[cfg(feature = "diesel")]
 mod pending;
 pub(crate) mod pools;
@@ -39,7 +39,6 @@ use crate::memory::{self, Delta};
 use crate::report::elsewhere::Strangers;
 use crate::report::{self, Name, Reporter};
 use crate::resource::Resource;
-use crate::scope;
 use crate::time::{Instant, nanos};
 use crate::usage::Usage;
 use crate::violation::Severity;
@@ -112,9 +111,9 @@ impl Origin {
     /// What is said of work of which nothing is known.
     const UNKNOWN: &'static Self = &Self { attributes: Attributes::new(), begun_by: None };
 
-    /// Work that is made here.
-    pub(crate) fn here() -> Self {
-        let begun_by = scope::current().map(|meter| meter.name.clone());
+    /// Of a unit of work that is made in another one, if in any.
+    pub(crate) fn inside(outer: Option<&Meter>) -> Self {
+        let begun_by = outer.map(|meter| meter.name.clone());
         Self { attributes: Attributes::new(), begun_by }
     }
 
@@ -276,10 +275,8 @@ impl Meter {
 
     #[cold]
     fn leave_to_others(self: Arc<Self>) {
-        if scope::is_running() {
-            // Taken out first, since its reporter was not made aside and is not freed aside.
-            drop(memory::aside(|| Arc::into_inner(self)));
-        }
+        // Taken out first, since its reporter was not allocated aside and is not freed aside.
+        drop(memory::aside(|| Arc::into_inner(self)));
     }
 
     /// Drops what is not the same for all work: what was made aside is freed aside, what others have made is not.

@@ -1,7 +1,7 @@
 //! The span of its own by which work is known on the threads of drivers.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -9,6 +9,23 @@ use tracing::Span;
 
 use super::Meter;
 use super::flags::Flags;
+use crate::memory;
+
+/// What makes each new account known to a layer of `tracing` that attributes statements to it.
+///
+/// Set by that layer, of which the meter knows nothing.
+static ADOPT: OnceLock<fn(&Arc<Meter>)> = OnceLock::new();
+
+/// Calls this for each account from now on; the first such function stays for good.
+pub(crate) fn adopt_by(adopt: fn(&Arc<Meter>)) {
+    ADOPT.get_or_init(|| adopt);
+}
+
+/// Whether anything is called for each account.
+#[cfg(feature = "sqlx")]
+pub(crate) fn is_adopted() -> bool {
+    ADOPT.get().is_some()
+}
 
 /// Made only while a layer asks for it.
 #[derive(Debug, Default)]
@@ -22,6 +39,14 @@ pub(super) struct OwnSpans {
 }
 
 impl Meter {
+    /// Makes a new account known to the layer that attributes statements by spans, if the process has one.
+    #[inline]
+    pub(crate) fn adopt(self: &Arc<Self>) {
+        if let Some(adopt) = ADOPT.get() {
+            memory::aside(|| adopt(self));
+        }
+    }
+
     /// Lets the work run in this span, which is its own.
     pub(crate) fn run_in(&self, span: Span) {
         self.rare().spans.own.get_or_init(|| span);

@@ -7,6 +7,7 @@
 
 mod carried;
 mod current;
+mod running;
 mod work;
 
 pub(crate) use carried::Carried;
@@ -15,8 +16,9 @@ pub use carried::InCurrentBudget;
 pub(crate) use carried::is_carried;
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) use carried::within;
+#[cfg(feature = "witness")]
 pub(crate) use current::is_any as is_running;
 #[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) use current::is_current;
-pub(crate) use current::{allocated_in_poll, checkpoint, current, is_refused_often, usage};
+pub(crate) use current::{allocated_in_poll, checkpoint, current, is_refused_often};
 pub(crate) use work::Work;

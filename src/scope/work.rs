@@ -69,7 +69,7 @@ impl Work {
             meter.set_origin(origin);
         }
         #[cfg(feature = "witness")]
-        crate::db::SqlxEvents::adopt(&meter);
+        meter.adopt();
         Self { meter: Some(meter), panicked: false, links_left: pieces }
     }
 

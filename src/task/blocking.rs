@@ -75,7 +75,12 @@ pub struct Blocking {
 impl Blocking {
     /// Creates synchronous work with a name and a budget.
     pub fn new(name: impl Into<Name>, budget: Budget) -> Self {
-        Self { origin: Origin::here(), name: name.into(), budget, reporter: None }
+        Self {
+            origin: Origin::inside(scope::current().as_deref()),
+            name: name.into(),
+            budget,
+            reporter: None,
+        }
     }
 
     /// Adds attributes to everything that is reported about this run, which tell it from others of the same name.

@@ -13,7 +13,7 @@ use crate::error::Cut;
 use crate::meter::Origin;
 use crate::report::unmeasured::check_task;
 use crate::report::{Attributes, Name, Outcome, Reporter};
-use crate::scope::Work;
+use crate::scope::{self, Work};
 
 pin_project! {
     /// The future of [`budgeted`](crate::BudgetExt::budgeted).
@@ -54,7 +54,7 @@ struct Start {
 impl<F> Budgeted<F> {
     pub(crate) fn new(future: F, name: Name, budget: Budget) -> Self {
         // Asked where it is made: it may be spawned, and first polled where nothing tells any more.
-        let origin = Origin::here();
+        let origin = Origin::inside(scope::current().as_deref());
         let start = Some(Start { origin, name, budget, reporter: None });
         Self { future: Some(future), start, work: None, cut: None, timer: Timer::new(None) }
     }

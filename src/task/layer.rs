@@ -14,7 +14,7 @@ use crate::meter::Origin;
 use crate::report::seldom::caught;
 use crate::report::unmeasured::check_task;
 use crate::report::{Attributes, Name, Reporter};
-use crate::scope::Work;
+use crate::scope::{self, Work};
 
 /// Puts every job of a runner that is built on tower under a budget.
 ///
@@ -169,7 +169,7 @@ impl<S, N, P, A> TaskBudgetService<S, N, P, A> {
         let TaskBudgetLayer { naming, policy, attributes, reporter } = &self.layer;
         let attributes = || attributes.attributes(job);
         let attributes = caught("what describes a job", attributes, Attributes::new);
-        let origin = Origin { attributes, ..Origin::here() };
+        let origin = Origin { attributes, ..Origin::inside(scope::current().as_deref()) };
         let name = caught("a job's naming", || naming.name(job), || Name::from("_other"));
         let budget = caught("a job's policy", || policy.budget(job), Budget::new);
         check_task(budget.limits());

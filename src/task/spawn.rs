@@ -2,13 +2,13 @@
 
 use tokio::task::{self, JoinHandle};
 
-use crate::ext::BudgetExt;
 use crate::scope;
+use crate::scope::InCurrentBudget;
 
 /// Spawns a task that is charged to the unit of work which is running here.
 ///
 /// The same as `tokio::spawn(future.in_current_budget())`; see
-/// [`in_current_budget`](BudgetExt::in_current_budget) for what that does and does not do.
+/// [`in_current_budget`](crate::BudgetExt::in_current_budget) for what that does and does not do.
 ///
 /// # Panics
 ///
@@ -38,7 +38,7 @@ pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    tokio::spawn(future.in_current_budget())
+    tokio::spawn(InCurrentBudget::new(future))
 }
 
 /// Runs a closure on a thread for blocking work, charged to the unit of work which is running here.
@@ -78,7 +78,7 @@ where
 
 /// Makes a closure that is charged to the unit of work which is running here, wherever it is called.
 ///
-/// It does for closures what [`in_current_budget`](BudgetExt::in_current_budget) does for futures: use it for threads,
+/// It does for closures what [`in_current_budget`](crate::BudgetExt::in_current_budget) does for futures: use it for threads,
 /// thread pools and callbacks. If the closure is dropped without being called, its captures are dropped inside that
 /// work as well. Outside of all units of work it changes nothing.
 ///

@@ -60,7 +60,7 @@ impl Connections {
                 let (chain, address) = (meter.chain(), &event.address);
                 chain.for_each(|meter| add_connection_wait(&meter, address, event.duration));
                 let id = self.client.connection(&event.address, event.connection_id);
-                meter.begin_command(id);
+                meter.begin_command(id, scope::is_carried);
                 // What grows here grows for all work, not for this.
                 self.with(|out| memory::aside(|| out.insert(id, meter)));
             }
