@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::panic;
 use std::pin::pin;
-use std::sync::Once;
+use std::sync::{Mutex, Once, mpsc};
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::select;
@@ -16,7 +17,11 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Executor, MySqlPool, PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::Instant;
+use tracing::instrument::{Instrument, WithSubscriber};
+use tracing::{Subscriber, error_span};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 
 use crate::{Suite, with_runtime};
 
@@ -46,6 +51,7 @@ pub(crate) fn tests(suite: &mut Suite) {
     );
     suite.without_server(&[
         ("clean_sqlite_in_memory_after_a_hang_up", || with_runtime(0, sqlite_session())),
+        ("clean_sqlite_whose_thread_panics", || with_runtime(0, sqlite_panics())),
         ("clean_sqlite_transaction_dropped_midway", || with_runtime(0, sqlite_midway())),
     ]);
 }
@@ -292,6 +298,55 @@ async fn sqlite_session() {
 }
 
 /// Polls a future at most so often, and lets the server answer in between.
+/// Panics where a span is entered by the driver's thread, which runs commands in the span they were sent in, as
+/// soon as this is allowed.
+struct PanicsInDriver(Mutex<mpsc::Receiver<()>>);
+
+impl<S: Subscriber> Layer<S> for PanicsInDriver {
+    fn on_enter(&self, _: &tracing::Id, _: layer::Context<'_, S>) {
+        if thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite-worker")) {
+            let _ = self.0.lock().expect("not poisoned").recv();
+            // Says nothing on stderr, as `panic!` would.
+            panic::resume_unwind(Box::new("on purpose"));
+        }
+    }
+}
+
+/// The driver never answers a command that is queued when its thread panics.
+async fn sqlite_panics() {
+    let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(LONG);
+    let pool = Pool::from(pool.connect("sqlite::memory:").await.expect("connects"));
+    let (allow, allowed) = mpsc::channel();
+    let subscriber = tracing_subscriber::registry().with(PanicsInDriver(Mutex::new(allowed)));
+    let reached = Notify::new();
+    let statement = async {
+        let mut connection = pool.acquire().await.expect("acquires");
+        let statement = async {
+            let statement = connection.execute("SELECT 1");
+            drop(statement.instrument(error_span!("panics")).await);
+        };
+        let mut statement = pin!(statement.with_subscriber(subscriber));
+        poll_fn(|cx| {
+            assert!(statement.as_mut().poll(cx).is_pending(), "not answered before it may be");
+            Poll::Ready(())
+        })
+        .await;
+        reached.notify_one();
+        statement.await;
+    };
+    {
+        let work = pin!(statement.budgeted("work", Budget::new()));
+        select(work, pin!(reached.notified())).await;
+    }
+    // The cleaning begins here, and queues its first command.
+    for _ in 0..3 {
+        yield_now().await;
+    }
+    allow.send(()).expect("the driver waits");
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&pool).await.expect("fetches");
+    assert_eq!(one, 1, "on a connection that replaces it");
+}
+
 async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -300,7 +355,7 @@ async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
             return Some(output);
         }
         for _ in 0..3 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     }
     None

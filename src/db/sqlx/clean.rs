@@ -58,8 +58,9 @@ impl<DB: Database> Returning<DB> {
             Kind::Postgres => timeout(PATIENCE, clean_postgres::<DB>(raw)).await == Ok(true),
             Kind::MySql => timeout(PATIENCE, clean_mysql::<DB>(raw)).await == Ok(true),
             Kind::SqliteFile => timeout(PATIENCE, clean_sqlite::<DB>(raw, &changes)).await.is_ok(),
-            // To close it could mean to lose the database, so a statement is waited for.
+            // To close it could lose the database, so its statement is waited for, however long it takes.
             Kind::SqliteMemory => {
+                wait_for_driver::<DB>(raw).await;
                 clean_sqlite::<DB>(raw, &changes).await;
                 true
             }
@@ -145,6 +146,17 @@ async fn clean_sqlite<DB: Database>(raw: &mut DB::Connection, changes: &Changes)
     for name in &changes.attached {
         let detach = format!("DETACH DATABASE \"{}\"", name.replace('"', "\"\""));
         drop(send_text::<DB>(raw, AssertSqlSafe(detach).into_sql_str()).await);
+    }
+}
+
+/// Waits until the driver's thread has nothing left to do, or is gone.
+///
+/// It never answers a command that is queued when it panics, and refuses at once what is sent afterwards. So what
+/// is not answered is sent again, after twice the time. Only a ping has no effect when nobody awaits it any more.
+async fn wait_for_driver<DB: Database>(raw: &mut DB::Connection) {
+    let mut patience = PATIENCE;
+    while timeout(patience, raw.ping()).await.is_err() {
+        patience = patience.saturating_mul(2);
     }
 }
 
