@@ -428,7 +428,7 @@ impl Budget {
         }
         let mut budget = self.shorten_total_time(most);
         if let Some(limits) = &mut budget.limits {
-            Arc::make_mut(limits).is_caller_s_time = true;
+            Arc::make_mut(limits).is_caller_deadline = true;
         }
         budget
     }
@@ -531,7 +531,7 @@ pub(crate) struct Limits {
     /// Whether the limits on wall time end at the headers of a response.
     pub(crate) end_at_headers: bool,
     /// Whether the hard limit on wall time is a deadline of the caller.
-    pub(crate) is_caller_s_time: bool,
+    pub(crate) is_caller_deadline: bool,
     /// How long work that was ended may continue until its MongoDB commands in flight are complete.
     pub(crate) grace: Duration,
     /// Limits on the repetitions of single statements, in place of the general one.
@@ -585,7 +585,7 @@ impl Limits {
         bounds: [Bounds { soft: NONE, hard: NONE }; Resource::COUNT],
         lowest_wall_time: None,
         end_at_headers: false,
-        is_caller_s_time: false,
+        is_caller_deadline: false,
         grace: Duration::from_secs(5),
         repetitions: Vec::new(),
         external_timeouts: Vec::new(),

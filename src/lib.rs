@@ -45,19 +45,19 @@
 //!   [`in_current_budget`](BudgetExt::in_current_budget).
 //! * **Usage** is what a unit of work has consumed; a **violation** is the report that it crossed one
 //!   limit. Each limit of a unit of work is reported once, at the moment of crossing.
-//! * **Observed** is a statement that was counted after the fact, as a driver or an ORM reports it.
-//! * **Unmetered** is what was seen but passed through no instrumented connection.
+//! * A statement is **observed** if it was counted after its execution, as a driver or an ORM reports it.
+//! * A statement is **unmetered** if it was seen but passed through no instrumented connection.
 //!
 //! "Budget" here is neither tokio's cooperative budget nor tower's retry budget.
 //!
 //! # What is left of finished work
 //!
 //! Nothing that grows with the work: no task, no timer, no account. A thread that polls work with a limit on
-//! wall time has, for each runtime for which it does so, one task of that runtime, with one timer for all deadlines
-//! of the thread. So tokio's metrics show one task for each worker, and one for the thread that blocks on a
-//! future, which stay until the runtime ends. The timer may ring once for a deadline that is over, and is not
-//! set again; while a test has paused the clock it is unset at once, and no idle time jumps to that deadline.
-//! What was begun in work that is over keeps nothing of it alive but the account of the work that carries it.
+//! wall time uses one task of its runtime, with one timer for all deadlines of the thread. So tokio's metrics show
+//! one additional task for each worker, and one for the thread that blocks on a future, which stay until the runtime
+//! ends. The timer may fire once for the deadline of work that has ended, and is not set again then; while a test has
+//! paused the clock it is removed at once, so the clock does not advance to that deadline. Work that was begun inside
+//! of finished work keeps nothing of it alive, except for carried tasks, which keep its account.
 //!
 //! # Where to go from here
 //!
@@ -65,12 +65,12 @@
 //! * [`http`]: the layer for axum, hyper and any other `Service<http::Request<_>>`.
 //! * [`sqlx`]: instrumented pools. [`mongodb`]: an instrumented client. [`redis`]: an instrumented
 //!   connection. [`diesel`]: counts what any connection of Diesel executes.
-//! * [`db`]: the door for other stores.
+//! * [`db`]: counts statements of other databases and drivers.
 //! * [`task`]: background work: any future, [job runners](TaskBudgetLayer), closures, children.
 //!   [`ExternalExt`]: calls to external systems.
 //! * [`alloc`]: memory, through a global allocator that you install.
 //! * [`testing`]: fails CI when a request or a job uses more than it may.
-//! * [`report`]: the events, a reporter of your own, and one that tells of [leaks](report::Growth).
+//! * [`report`]: events, reporters of your own, and one that detects [leaks](report::Growth).
 //! * [`limitations`]: what a budget cannot do, and the remedies.
 //!
 //! # Features

@@ -2,51 +2,51 @@
 //!
 //! # A response that nobody reads
 //!
-//! A server asks for the next piece of a body when there is room for it. While a client reads nothing, nobody polls
-//! the body: [`total_time`](crate::Budget::total_time) cuts it when the server asks again, and
-//! [`body_idle`](crate::Budget::body_idle) bounds only the waits of the server. Until then whatever the body holds,
-//! such as a connection of a pool, is held.
+//! A server polls a body for its next frame when its buffer has room. While a client reads nothing, nobody polls the body:
+//! [`total_time`](crate::Budget::total_time) cuts it only when the server polls again, and
+//! [`body_idle`](crate::Budget::body_idle) only bounds how long the server waits for the body. Meanwhile the body keeps
+//! whatever it holds, such as a pooled connection.
 //!
-//! *Remedy:* have writes time out, where the server accepts its connections: by a stream such as that of the crate
-//! `tokio-io-timeout`, by the socket option `TCP_USER_TIMEOUT`, or in the proxy in front. The server then drops the
-//! body, and the request ends as cancelled. And read what is streamed for long from a store that needs no connection
-//! meanwhile, or by pages.
+//! *Remedy:* give the connections that the server accepts a write timeout: by a stream such as that of the crate
+//! `tokio-io-timeout`, by the socket option `TCP_USER_TIMEOUT`, or in a proxy in front. The server then drops the body,
+//! and the request ends as cancelled. Stream long responses from a source that needs no connection meanwhile, or read
+//! them by pages.
 //!
 //! # A body that is cut, over HTTP/1.0
 //!
-//! A body of unknown length ends there with its connection, so the client takes what was cut for the whole. Over
-//! HTTP/1.1 and HTTP/2 it can tell.
+//! There a body of unknown length ends with its connection, so the client takes a body that was cut for a complete one.
+//! Over HTTP/1.1 and HTTP/2 it can distinguish the two.
 //!
 //! *Remedy:* a `content-length`; or let the proxy in front speak HTTP/1.1 (nginx: `proxy_http_version 1.1`).
 //!
-//! # An answer whose status is sent
+//! # A response whose status was sent
 //!
-//! Past the headers a cut is an error of the body, and no 503.
+//! Once the headers are sent, a cut is an error of the body and no longer a 503.
 //!
-//! *Remedy:* for what is small, make the whole body before it is returned.
+//! *Remedy:* create small bodies completely before they are returned.
 //!
 //! # Code that does not yield
 //!
-//! Work is cut between two polls. Code that computes or blocks for long is not interrupted: it runs to its end, is
-//! reported then, and an answer that is ready by then stands.
+//! Work is cut between two polls. Code that computes or blocks for a long time is not interrupted: it runs to its end and
+//! is reported then, and a response that is ready by then is sent.
 //!
-//! *Remedy:* [`poll_time`](crate::Budget::poll_time) finds it. Ask [`task::checkpoint`](crate::task::checkpoint)
-//! in loops, or run it by [`task::spawn_blocking`](crate::task::spawn_blocking): the work is then cut in time, though
-//! the thread goes on to the next checkpoint.
+//! *Remedy:* [`poll_time`](crate::Budget::poll_time) finds such code. Call [`task::checkpoint`](crate::task::checkpoint)
+//! in loops, or run the code by [`task::spawn_blocking`](crate::task::spawn_blocking): the work is then cut in time, though
+//! the thread continues to the next checkpoint.
 //!
-//! # What waits before there is a request
+//! # Waits before there is a request
 //!
-//! In one `ServiceBuilder` a limit further in makes requests wait in `poll_ready`, before this layer is called: no
-//! budget bounds that. *Remedy:* [two layers, or `LoadShedLayer`](crate::http::layers#what-waits-until-it-is-ready).
+//! In one `ServiceBuilder` a limit further in makes requests wait in `poll_ready`, before this layer is called: no budget
+//! bounds that. *Remedy:* [two layers, or `LoadShedLayer`](crate::http::layers#layers-that-wait-until-they-are-ready).
 //!
 //! # Calls that are made in a task of the client
 //!
-//! [`ExternalLayer`](crate::http::ExternalLayer) inside of tower's `Buffer` is called by the task of the buffer, in no
-//! unit of work: nothing is counted or bounded. *Remedy:* put it around the buffer.
+//! [`ExternalLayer`](crate::http::ExternalLayer) inside of tower's `Buffer` is called by the task of the buffer, outside of
+//! every unit of work: nothing is counted or bounded. *Remedy:* put it around the buffer.
 //!
-//! # Tasks that are spawned
+//! # Spawned tasks
 //!
-//! What they do is not counted, and they run on when the work is over or was cut. *Remedy:*
+//! They are not counted, and continue when the work has ended or was cut. *Remedy:*
 //! [`in_current_budget`](crate::BudgetExt::in_current_budget) counts it, and a budget of its own
 //! ([`budgeted`](crate::BudgetExt::budgeted)) also ends it.
 //!
@@ -62,12 +62,15 @@
 //!
 //! A statement that was cut may go on in the server. *Remedy:* [bound it there](crate::sqlx#cancellation).
 //!
-//! A statement of SQLite that returns no row for long, such as an aggregate over a large table, runs to its end on the
-//! thread of the driver. The pool waits for it where the database is in memory. *Remedy:* a database in a file, whose
-//! connection is closed, so that the pool has room for another.
+//! A statement of SQLite that returns no row for a long time, such as an aggregate over a large table, runs to its end on
+//! the thread of the driver. If the database is in memory, the pool waits for it. *Remedy:* use a database in a file, whose
+//! connection is closed, so that the pool can open another one.
 //!
-//! What is executed on sqlx's own pool, or on a connection that was passed as one of sqlx, is not counted. *Remedy:*
-//! [`SqlxEvents`](crate::db::SqlxEvents) counts it after the fact, so that it cannot be refused.
+//! sqlx's pool closes a connection if the task that acquires it is dropped while the pool tests the connection, and with
+//! the last connection a database in memory is lost. *Remedy:* `PoolOptions::test_before_acquire(false)`.
+//!
+//! Statements on sqlx's own pool, or on a connection that was passed as one of sqlx, are not counted. *Remedy:*
+//! [`SqlxEvents`](crate::db::SqlxEvents) counts them after their execution, so that they cannot be refused.
 //!
 //! # Memory
 //!

@@ -225,7 +225,7 @@ impl Client {
         Ok((status, String::from_utf8(body.to_vec()).expect("text")))
     }
 
-    /// Closes the connection under the protocol, whatever is under way.
+    /// Closes the connection under the protocol, whatever is in flight.
     fn hang_up(self) {
         self.socket.shutdown(net::Shutdown::Both).expect("is connected");
     }

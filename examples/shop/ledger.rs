@@ -59,7 +59,7 @@ impl Reporter for Ledger {
     }
 }
 
-/// Waits for the end of the one unit of work that is under way, and for all that was said of it.
+/// Waits for the end of the one unit of work that is in flight, and for all that was said of it.
 pub(crate) async fn next_finished(
     entries: &mut UnboundedReceiver<Entry>,
 ) -> Result<(Box<Finished>, Vec<Violation>), Failure> {

@@ -42,7 +42,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
-        // Nothing panics half way through a change.
+        // Nothing panics midway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

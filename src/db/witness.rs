@@ -51,7 +51,7 @@ impl Bypasses {
     }
 
     fn with<T>(&self, access: impl FnOnce(&mut HashMap<Id, Vec<Weak<Meter>>>) -> T) -> T {
-        // No access panics half way, so a poisoned map is whole.
+        // No access panics midway, so a poisoned map is whole.
         access(&mut self.works.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

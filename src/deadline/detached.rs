@@ -1,4 +1,4 @@
-//! Work that was ended while MongoDB commands were under way, polled on until these are over.
+//! Work that was ended while MongoDB commands were in flight, polled on until these are over.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,12 +10,12 @@ use super::Timer;
 use crate::report::Outcome;
 use crate::scope::Work;
 
-/// Polls something on when nobody wants what comes of it; ready when nothing more comes.
+/// Drives a value to completion and discards its output.
 pub(crate) type PollOn<T> = fn(Pin<&mut T>, &mut Context<'_>) -> Poll<()>;
 
 pin_project! {
-    /// The rest of a piece of work, in a task of its own: for as long as commands are under way, at most
-    /// for the grace period.
+    /// The rest of work that was ended early, polled in a task of its own while commands are in flight, at most for the
+    /// grace period.
     pub(crate) struct Detached<T> {
         value: Pin<Box<Option<T>>>,
         poll: PollOn<T>,
@@ -56,14 +56,14 @@ impl<T> Future for Detached<T> {
         let this = self.project();
         let Some(work) = this.work else { return Poll::Ready(()) };
         let Some(value) = this.value.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        // Asked before the value is polled: it would begin its next command. The driver's pool takes a
-        // connection back, and tells of it, before it hands out the next one.
+        // Checked before the value is polled, which would begin its next command. The driver's pool reports that a
+        // connection came back before it hands out the next one.
         if work.poll_commands(cx).is_ready() {
             return Poll::Ready(());
         }
         let span = work.span().cloned().unwrap_or_else(Span::none);
         let polled = work.run(|| span.in_scope(|| (this.poll)(value, cx)));
-        // The work is asked first, as everywhere; the clock has the last word.
+        // The work is polled before the clock is checked, as everywhere.
         if polled.is_ready() || this.grace.poll_elapsed(cx) {
             return Poll::Ready(());
         }

@@ -1,4 +1,4 @@
-//! Calls to external systems: counted, timed, and never without an end.
+//! Calls to external systems: counted, timed and bounded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,7 +28,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         name: Cow<'static, str>,
-        // `None` before the first poll, unless it began when it was made.
+        // `None` before the first poll, unless the call has begun before.
         call: Option<Result<Call, Refusal>>,
         #[pin]
         timer: Timer,
@@ -40,7 +40,7 @@ impl<F> External<F> {
         Self { future: Some(future), name, call: None, timer: Timer::new(None) }
     }
 
-    /// A call that begins now, or has begun with the wait for the client, and is made only if it is allowed.
+    /// A call that begins now, or has begun with the wait for the client. `make` is called unless it is refused.
     #[cfg(feature = "http")]
     pub(crate) fn begun(
         name: Cow<'static, str>,
@@ -73,7 +73,7 @@ impl<F: Future> Future for External<F> {
                     return Poll::Ready(Ok(output));
                 }
                 Poll::Pending if this.timer.as_mut().poll_elapsed(cx) => {
-                    // What the call holds is ended from outside: a statement's connection is closed.
+                    // The future is ended from outside: if it executes a statement, the connection is cleaned or closed.
                     call.abandon(|| this.future.set(None));
                     this.timer.set(Timer::new(None));
                     let refusal = call.cut();
@@ -98,8 +98,7 @@ impl<F> fmt::Debug for External<F> {
     }
 }
 
-/// A call that goes on after its answer, until its body has ended; charged with its time when it ends, in
-/// whichever way.
+/// A call that includes the body of its response. Its time is charged when it ends, in whichever way.
 #[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 pub(crate) struct LongCall {
     call: Call,
@@ -119,7 +118,7 @@ impl LongCall {
         Ok(Self { timer: Timer::new(call.deadline()), call, is_over: false, refusal: None })
     }
 
-    /// Polls a piece of the call; the time is asked for after that.
+    /// Polls a piece of the call, then checks the timeout.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,7 +145,7 @@ impl LongCall {
     }
 }
 
-/// One call under way; charged with its time when it ends, in whichever way.
+/// One call in flight. Its time is charged when it ends, in whichever way.
 pub(super) struct Call {
     /// The work that makes the call, until the call has ended.
     pub(super) meter: Option<Arc<Meter>>,
@@ -206,9 +205,9 @@ impl Call {
         }
     }
 
-    /// Ends the call because its time is up.
+    /// Ends the call because its timeout has passed.
     ///
-    /// Where it had no time at all, the answer yields as that of a refusal does: nothing of it was waited for.
+    /// If there was no time at all, the refusal yields first: the call has not been waited for.
     pub(super) fn cut(&mut self) -> Refusal {
         let meter = self.meter.clone();
         let time = nanos(self.started.elapsed());
@@ -217,12 +216,12 @@ impl Call {
         let limit = self.timeout.map_or(0, nanos);
         let suspect = Suspect::External(self.key);
         let resource = Resource::ExternalTimeout;
-        // A wider limit of other work in the chain was not crossed.
+        // Only the works with the tightest limit have crossed it.
         let tightest = meter.external_timeout(self.key).map_or(NONE, nanos);
         let limiting =
             || meter.chain().filter(|m| m.limits().external_timeout(self.key) == tightest);
         for meter in limiting() {
-            // Crossed even where less than the limit was left of the whole time.
+            // Counts as crossed even if less than the limit was left until the deadline of the work.
             meter.cross_hard(resource, time, limit, suspect);
         }
         let limited = limiting().next();

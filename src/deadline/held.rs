@@ -1,4 +1,4 @@
-//! What runs a piece of work: the future of a handler, the body of a response.
+//! The inner future or body of a request, which can be moved to a task of its own if it is ended early.
 
 use std::pin::Pin;
 #[cfg(feature = "mongodb")]
@@ -12,16 +12,16 @@ use crate::report::Outcome;
 use crate::scope::Work;
 
 pin_project! {
-    /// What runs a piece of work, until it is done or ended early.
+    /// The inner future or body of a request, until it is done or ended early.
     ///
-    /// A MongoDB command under way must not be dropped half way: what waits for it is polled on in a task
-    /// of its own, and for that has to lie in a box from the start. Programs without a client of ours do
-    /// not pay for it.
+    /// A MongoDB command in flight must not be dropped midway, so the future that waits for it is polled on in a task of
+    /// its own. As it must not be moved once it was polled, it is boxed from the start, but only in processes that have
+    /// a MongoDB client of this crate.
     #[cfg_attr(not(feature = "mongodb"), allow(dead_code, reason = "nothing is ever boxed"))]
     #[project = HeldProjection]
     pub(crate) enum Held<T> {
         Inline { #[pin] value: T },
-        // The box outlives what is in it: it is nobody's memory but the server's.
+        // The box outlives the value, and is not charged to the work.
         Boxed {
             value: Option<Pin<Box<Option<T>>>>,
             poll: PollOn<T>,
@@ -32,7 +32,7 @@ pin_project! {
 }
 
 impl<T: Detachable> Held<T> {
-    /// `poll` is how to poll it on when nobody wants what comes of it.
+    /// `poll` drives the value to completion if it is ended early.
     pub(crate) fn new(value: T, poll: PollOn<T>) -> Self {
         #[cfg(feature = "mongodb")]
         if COMMANDS_MAY_BE_UNDER_WAY.load(Relaxed) {
@@ -61,7 +61,7 @@ impl<T> Held<T> {
         }
     }
 
-    /// Drops what is held.
+    /// Drops the value.
     pub(crate) fn clear(mut self: Pin<&mut Self>) {
         match self.as_mut().project() {
             HeldProjection::Boxed { value: Some(value), .. } => value.as_mut().set(None),
@@ -69,7 +69,7 @@ impl<T> Held<T> {
         }
     }
 
-    /// Drops what is held now that it is done, unless it lies in a box: then commands may be under way.
+    /// Drops the value, which is done, unless it is boxed: then commands may be in flight.
     #[cfg(feature = "http")]
     pub(crate) fn clear_inline(mut self: Pin<&mut Self>) {
         if matches!(*self, Self::Inline { .. }) {
@@ -77,17 +77,17 @@ impl<T> Held<T> {
         }
     }
 
-    /// Whether there is nothing left to drop.
+    /// Whether the value was dropped.
     #[cfg(feature = "http")]
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Done)
     }
 
-    /// Ends the work early, and drops what is held inside its scope: now, or once the MongoDB commands
-    /// that it waits for are over.
+    /// Ends the work early and drops the value inside its scope: now, or once the MongoDB commands that it waits for have
+    /// ended.
     pub(crate) fn end_early(mut self: Pin<&mut Self>, mut work: Work, outcome: Outcome) {
         if let HeldProjection::Boxed { value, poll, spawn } = self.as_mut().project()
-            && work.has_commands_under_way()
+            && work.has_commands_in_flight()
             && let Ok(runtime) = Handle::try_current()
             && let Some(value) = value.take()
         {
@@ -98,11 +98,11 @@ impl<T> Held<T> {
     }
 }
 
-/// What can be moved to a task of its own, should it be ended while MongoDB commands are under way: all that is
-/// `Send + 'static`, as what axum, tonic and hyper's servers run has to be anyway.
+/// Futures and bodies that can be moved to a task of their own if they are ended while MongoDB commands are in flight.
+/// Implemented for all types that are `Send + 'static`, as those that axum, tonic and hyper's servers run are anyway.
 ///
-/// Asked of the futures and bodies under a [`BudgetLayer`](crate::BudgetLayer), whether or not the feature
-/// `mongodb` is on: a dependency that switches it on changes no bound.
+/// Required of the futures and bodies under a [`BudgetLayer`](crate::BudgetLayer) whether or not the feature `mongodb` is
+/// enabled, so that a dependency that enables it changes no bound.
 pub trait Detachable: Send + 'static {}
 
 impl<T: Send + 'static> Detachable for T {}
@@ -110,10 +110,10 @@ impl<T: Send + 'static> Detachable for T {}
 #[cfg(feature = "mongodb")]
 static COMMANDS_MAY_BE_UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
-/// Notes that this process has a MongoDB client of ours.
+/// Notes that this process has a MongoDB client of this crate.
 ///
-/// What was begun before lies in no box, and is dropped at once when it ends early. Where that may be so, because
-/// the first client is made in the middle of work, an event says it.
+/// Requests that were begun before are not boxed, and are dropped at once when they end early. If the first client is
+/// made inside a unit of work, so that there may be such requests, an event is emitted.
 #[cfg(feature = "mongodb")]
 pub(crate) fn expect_commands() {
     if !COMMANDS_MAY_BE_UNDER_WAY.swap(true, Relaxed) && crate::scope::current().is_some() {

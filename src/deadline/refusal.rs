@@ -1,4 +1,4 @@
-//! The answer to what a hard limit forbids, which is never there at once.
+//! The future of a refused operation, which is never ready at its first poll.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,14 +10,14 @@ use crate::memory;
 use crate::scope;
 use crate::time::Instant;
 
-/// How long the answer takes to work that goes on asking. Work that is polled by its own future is cut
-/// long before; a task that was carried along is not, and would keep a thread busy for ever.
+/// How long a refusal takes for work that retries in a loop. Work that is polled by its own future is cut long before; a
+/// carried task is not, and would keep a thread busy forever.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The answer to something that a hard limit refuses: `Pending` once, unless that was waited for, then the cut.
+/// The future of an operation that a hard limit refuses: pending once, then ready with the cut.
 ///
-/// The work is cut where a poll of it ends. Answers that are ready would keep a loop which tries again until
-/// it succeeds from ever coming to that point.
+/// Work is cut when its poll ends. If refusals were ready at once, a loop that retries until it succeeds would never
+/// let its poll end.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     cut: Cut,
@@ -28,7 +28,7 @@ pub(crate) struct Refusal {
 enum State {
     New,
     Yielded,
-    // In a box: few refusals are so.
+    // Boxed, since few refusals get here.
     Paused(Box<Timer>),
 }
 
@@ -37,7 +37,7 @@ impl Refusal {
         Self { cut, state: State::New }
     }
 
-    /// The answer to what was waited for until its time was up: there at once.
+    /// The refusal of an operation that was waited for until its timeout: ready at once, since that wait has yielded.
     pub(super) fn of_waited(cut: Cut) -> Self {
         Self { cut, state: State::Yielded }
     }
@@ -79,7 +79,7 @@ impl Future for Refusal {
 
 impl Drop for Refusal {
     fn drop(&mut self) {
-        // Made aside, so freed aside.
+        // Allocated at nobody's charge, so freed likewise.
         if let State::Paused(timer) = std::mem::replace(&mut self.state, State::Yielded) {
             memory::aside(|| drop(timer));
         }

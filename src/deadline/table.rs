@@ -1,13 +1,13 @@
 //! The deadlines of one thread, behind one timer of the runtime.
 //!
-//! A timer of tokio takes a lock of the whole runtime when it is set and again when it is dropped, which
-//! threads then wait for: more than all else that a request costs here, and most requests are over long
-//! before their deadline. So each thread notes its deadlines in a table of its own, and a task of the
-//! runtime that it works for, with one timer, rings for all of them.
+//! Setting a tokio timer takes a lock of the whole runtime, as does dropping it, and threads contend for it. That costs
+//! more than everything else this crate does for a request, and most requests end long before their deadline. So each
+//! thread keeps its deadlines in a table of its own, and one task of its runtime, the [`Bell`], with one timer wakes the
+//! tasks of all of them.
 //!
-//! That timer stays set when the deadline goes that it was set for: the next request would set it again,
-//! and once it rings for nothing it is not set anew. While the clock is paused it is unset at once: an idle
-//! runtime would make the time of the test jump to the deadline of a request that is over.
+//! The timer stays set when its deadline is removed, since the next request would set it again; if it fires without
+//! need, it is not set again. While tokio's clock is paused it is removed at once: otherwise the idle runtime of a test
+//! would advance the clock to the deadline of a request that has ended.
 
 use std::cell::RefCell;
 use std::mem;
@@ -25,41 +25,40 @@ use crate::memory;
 use crate::meter::recording::for_library;
 use crate::time::{Instant, Sleep, is_paused, nanos, sleep_until};
 
-/// How long after it rang a table rings again: what is due in between rings together, so much later at
-/// most. Bounds what looking through the table can cost.
+/// The least time, in nanoseconds, between two scans of a table. Deadlines that pass in between are handled together, at
+/// most so much later. Bounds the cost of the scans.
 const TICK: u64 = 5_000_000;
 
-/// Later than anything.
+/// A time that never comes.
 const NEVER: u64 = u64::MAX;
 
 thread_local! {
     static HERE: RefCell<Option<Owned>> = const { RefCell::new(None) };
 }
 
-/// A deadline in a table, until dropped: wakes a task when it is due.
+/// A deadline in a table, which wakes a task when it passes. Removed on drop.
 #[derive(Debug)]
 pub(super) struct Alarm {
     table: Arc<Table>,
     place: usize,
-    /// In the time of the table.
+    /// In nanoseconds after the `base` of the table.
     at: u64,
     wakes: Identity,
 }
 
-/// Which waker it is, without being one more to it: as long as the table has that waker, no other has the
-/// same identity.
+/// Identifies a waker without cloning it. As long as the table keeps that waker, no other one has the same identity.
 #[derive(Debug)]
 struct Identity {
     data: usize,
-    /// Of the waker that was lent. The compiler may make several copies of one table of functions, so a waker
-    /// and its clone can differ in it, as those of a tokio runtime that blocks on a future do in release builds.
+    /// The vtable of the waker in the `Context`. The compiler may emit several copies of one vtable, so a waker and its
+    /// clone can differ in it: with tokio's `block_on` they do in release builds.
     lent_vtable: usize,
     vtable: usize,
 }
 
 impl Identity {
-    /// That of the clone, and of the lent one if it is about the same data: an executor may lend a waker about a
-    /// place on its stack, which is another task's at the next poll.
+    /// The identity of the clone, and of the waker in the `Context` if both have the same data. An executor may pass a
+    /// waker whose data is on its stack, and belongs to another task at the next poll.
     fn new(lent: &Waker, clone: &Waker) -> Self {
         let vtable = vtable(clone);
         let is_same = lent.data() == clone.data();
@@ -80,7 +79,7 @@ fn vtable(waker: &Waker) -> usize {
 }
 
 impl Alarm {
-    /// Notes a deadline, unless no runtime with timers is running here.
+    /// Adds a deadline to the table of this thread. `None` if no runtime with timers is running here.
     pub(super) fn set(at: Instant, now: Instant, waker: &Waker) -> Option<Self> {
         let handle = Handle::try_current().ok()?;
         HERE.try_with(|here| {
@@ -89,14 +88,14 @@ impl Alarm {
                 .as_ref()
                 .is_none_or(|here| here.runtime != handle.id() || here.table.is_closed())
             {
-                // With the one before, of another runtime.
+                // This also drops the table before, that of another runtime.
                 memory::aside(|| *here = Owned::new(&handle));
             }
             let table = here.as_ref().filter(|here| here.has_timers)?.table.clone();
-            // Whoever is woken may set a deadline at once.
+            // `add` wakes tasks, and waking may set another deadline at once.
             drop(here);
             let (at, now) = (table.time_of(at), table.time_of(now));
-            // The one that the table has: a borrowed waker may be another than its clone.
+            // The clone that the table keeps may have another identity than the waker that was passed.
             let clone = waker.clone();
             let wakes = Identity::new(waker, &clone);
             let place = table.add(at, now, clone);
@@ -106,7 +105,7 @@ impl Alarm {
         .flatten()
     }
 
-    /// Whether all is as it was set: it has not rung, and would wake this task.
+    /// Whether it has not fired yet, and would wake the task of this waker.
     #[inline]
     pub(super) fn is_waiting_for(&self, waker: &Waker) -> bool {
         self.at > self.table.rung.load(Relaxed) && self.wakes.is_of(waker)
@@ -119,19 +118,19 @@ impl Drop for Alarm {
     }
 }
 
-/// The table of a thread: for the runtime that it was last seen to work for.
+/// The table of a thread, for the runtime that last set a deadline on it.
 struct Owned {
     runtime: runtime::Id,
     table: Arc<Table>,
-    /// Asked once: the answer no is a panic, which prints though it is caught.
+    /// Determined once, since tokio panics if not, and the panic hook prints even though that is caught.
     has_timers: bool,
 }
 
 impl Owned {
-    /// A new table, rung by a new task, or none if the runtime is being shut down.
+    /// A new table with a new [`Bell`]; `None` if the runtime is being shut down.
     fn new(handle: &Handle) -> Option<Self> {
         let base = Instant::now();
-        // Whether a runtime has timers cannot be asked.
+        // A runtime cannot be asked whether it has timers.
         let sleep = catch_unwind(AssertUnwindSafe(|| sleep_until(base))).ok();
         let has_timers = sleep.is_some();
         let sleep = Box::pin(sleep);
@@ -158,7 +157,7 @@ impl Drop for Owned {
 #[derive(Debug)]
 struct Table {
     base: Instant,
-    /// Up to when it has rung, in nanoseconds after `base`; `NEVER` once it is closed.
+    /// Deadlines up to here have fired, in nanoseconds after `base`; `NEVER` once the table is closed.
     rung: AtomicU64,
     state: Mutex<State>,
 }
@@ -166,17 +165,17 @@ struct Table {
 #[derive(Debug)]
 struct State {
     deadlines: Vec<Deadline>,
-    /// Places in `deadlines` that nobody has.
+    /// Free positions in `deadlines`.
     free: Vec<usize>,
-    /// When the bell is going to look, if `bell` is there.
+    /// When the bell scans the table next, if `bell` is set.
     next: u64,
-    /// Until when it does not, because it just did.
+    /// Until when it does not, because it has just done so.
     quiet_until: u64,
-    /// What wakes the bell.
+    /// The waker of the bell.
     bell: Option<Waker>,
-    /// The thread of this table has another one, or has ended.
+    /// The thread of this table uses another one, or has ended.
     is_orphan: bool,
-    /// The clock was paused when the bell last looked, or when the last deadline was added.
+    /// The clock was paused when the bell last scanned the table, or when the last deadline was added.
     is_paused: bool,
     /// The time at which the last deadline was added.
     added: u64,
@@ -199,7 +198,7 @@ impl State {
 
 #[derive(Debug)]
 struct Deadline {
-    /// `NEVER` once it has rung.
+    /// `NEVER` once it has fired.
     at: u64,
     waker: Option<Waker>,
 }
@@ -213,16 +212,16 @@ impl Table {
         self.rung.load(Relaxed) == NEVER
     }
 
-    // Nothing that can panic, or that is not ours, runs under the lock.
+    // Nothing that can panic and no code of others runs under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, at: u64, now: u64, waker: Waker) -> usize {
         let mut state = self.lock();
-        // A clock that runs is never read twice with the same result: two clock reads take longer than a tick.
+        // Only a paused clock returns the same time twice: reading it takes longer than its resolution.
         state.is_paused |= mem::replace(&mut state.added, now) == now;
-        // Rung meanwhile: let it look again.
+        // The deadline has passed meanwhile: wake the task at once, to check it.
         let late = (at <= self.rung.load(Relaxed)).then(|| waker.clone());
         let deadline = Deadline { at, waker: Some(waker) };
         let place = match state.free.pop() {
@@ -250,12 +249,12 @@ impl Table {
         let is_set_for_it = removed.at.max(state.quiet_until) <= state.next;
         let bell = if state.is_paused && is_set_for_it { state.bell.take() } else { None };
         drop(state);
-        // The last waker of a task takes the task with it, and that perhaps other deadlines.
+        // Outside of the lock: dropping the last waker of a task drops the task, and with it perhaps other deadlines.
         drop(removed);
         bell.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes what is due, and says when to look again; `None` if nobody needs this table any more.
+    /// Returns the wakers that are due and when to scan again; `None` if the table is not needed any more.
     fn due(&self, bell: &Waker) -> (Vec<Waker>, Option<u64>) {
         let is_paused = is_paused();
         let mut state = self.lock();
@@ -284,7 +283,7 @@ impl Table {
         (due, next)
     }
 
-    /// Lets all who wait look for another table.
+    /// Closes the table, and wakes all tasks so that they add their deadlines to another one.
     fn close(&self) {
         let mut state = self.lock();
         self.rung.store(NEVER, Relaxed);
@@ -297,19 +296,19 @@ impl Table {
     }
 }
 
-/// Wakes all of them: tasks of others must not miss their deadlines for the fault of one.
+/// Wakes all of them, even if one panics: other tasks must not miss their deadlines.
 fn wake(wakers: Vec<Waker>) {
     for waker in wakers {
         drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
     }
 }
 
-/// The task that rings: ends with its runtime, or when nobody needs the table any more.
+/// The task that fires the deadlines of a table. Ends with its runtime, or when the table is not needed any more.
 struct Bell {
     table: Arc<Table>,
     /// The timer, while it is set.
     sleep: Pin<Box<Option<Sleep>>>,
-    /// Without timers there is no deadline either, and the task only notices the end of the runtime.
+    /// Without timers there are no deadlines, and the task only notices the end of the runtime.
     has_timers: bool,
 }
 
@@ -330,7 +329,7 @@ impl Future for Bell {
                 Some(next) => {
                     let at = self.table.base.checked_add(Duration::from_nanos(next));
                     let at = at.expect("it was made of an instant");
-                    // Not reset: a timer that is put off wakes the runtime at its former time all the same.
+                    // Replaced instead of reset: a timer that is reset to later still wakes the runtime at its former time.
                     self.sleep.set(Some(sleep_until(at)));
                     let sleep = self.sleep.as_mut().as_pin_mut().expect("set above");
                     if sleep.poll(cx).is_pending() {

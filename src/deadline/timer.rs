@@ -1,4 +1,4 @@
-//! A point in time to be woken at, which costs nothing until something waits.
+//! A timer that costs nothing until it is polled.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,10 +8,10 @@ use super::table::Alarm;
 use crate::report::fields::HEALTH;
 use crate::time::Instant;
 
-/// Tells when a deadline has passed, and wakes the task then.
+/// Checks whether a deadline has passed, and wakes the task when it does.
 ///
-/// Set at the first poll only: work that is done by then never pays. Polled again it compares and no
-/// more; the clock is asked once it has rung.
+/// Only the first poll sets an alarm, so work that is done before never pays for it. Further polls compare two numbers;
+/// the clock is read only once the alarm has fired.
 #[derive(Debug)]
 pub(crate) struct Timer {
     at: Option<Instant>,
@@ -19,12 +19,12 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Never rings without a deadline.
+    /// Creates a timer, which never elapses without a deadline.
     pub(crate) fn new(at: Option<Instant>) -> Self {
         Self { at, alarm: None }
     }
 
-    /// Whether the time is up; if not, the task will be woken when it is, a few milliseconds late at most.
+    /// Whether the deadline has passed. If not, wakes the task when it does, a few milliseconds late at most.
     #[inline]
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.get_mut();
@@ -32,18 +32,18 @@ impl Timer {
         !this.is_waiting_for(cx.waker()) && this.look(at, cx)
     }
 
-    /// Whether the time is not up and this task will be woken when it is.
+    /// Whether the deadline has not passed, and the task of this waker is woken when it does.
     #[inline]
     pub(crate) fn is_waiting_for(&self, waker: &Waker) -> bool {
         self.alarm.as_ref().is_some_and(|alarm| alarm.is_waiting_for(waker))
     }
 
-    /// Whether something is going to wake the task that polled last.
+    /// Whether an alarm is set that wakes the task which polled last.
     pub(super) fn is_set(&self) -> bool {
         self.alarm.is_some()
     }
 
-    /// Looks at the clock, and sets the alarm.
+    /// Reads the clock, and sets an alarm if the deadline has not passed.
     fn look(&mut self, at: Instant, cx: &Context<'_>) -> bool {
         self.alarm = None;
         // A time limit of zero must not wait for the next tick.
@@ -59,8 +59,8 @@ impl Timer {
     }
 }
 
-/// Without timers the clock is looked at on each poll, which is late but better than a panic in somebody's
-/// request.
+/// Emits a warning, once. Without timers the clock is read on each poll, which is late but better than a panic in a request
+/// of the user.
 #[cold]
 fn say_that_none_rings() {
     static SAID: AtomicBool = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! The wait for a client that is not ready: the beginning of a call.
+//! The wait for a client that is not ready, which is the beginning of a call.
 
 use std::fmt;
 use std::mem;
@@ -14,17 +14,17 @@ use crate::meter::EndsWithWork;
 use crate::scope;
 use crate::time::Instant;
 
-/// What has come of the wait for a client, up to the next call.
+/// The state of the wait for a client, until the next call.
 ///
-/// tower has a service wait in `poll_ready`, before there is a request, and whoever polls may give up at any
-/// time and keep the service. An error would tell the caller to throw the service away. So when the time is up
-/// the service is ready, and it is the call that fails, without the client.
+/// A tower service waits in `poll_ready`, before there is a request, and the caller may give up at any time and keep the
+/// service. Returning an error there would mean that the service must be discarded. So when the timeout has passed, the
+/// service is ready, and the call fails without calling the client.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness(State);
 
 #[derive(Debug, Default)]
 enum State {
-    /// The client was ready at once, or is used in no unit of work.
+    /// The client was ready at once, or is used outside of all units of work.
     #[default]
     Idle,
     Waiting(Arc<Wait>),
@@ -32,16 +32,16 @@ enum State {
     Refused(Refusal),
 }
 
-/// A call that waits for its client; nothing once its work has ended.
+/// A call that waits for its client; empty once its work has ended.
 struct Wait {
     begun: Mutex<Option<(Call, Timer)>>,
     is_over: AtomicBool,
 }
 
 impl Readiness {
-    /// Waits for a client that is not ready; `Ready` if the next call is to fail.
+    /// Waits for a client that is not ready. Ready if the next call is to fail.
     pub(crate) fn poll_wait(&mut self, name: &str, cx: &mut Context<'_>) -> Poll<()> {
-        // Ready it must stay, until it is called.
+        // A service that was ready stays ready until it is called.
         if matches!(self.0, State::Refused(_)) {
             return Poll::Ready(());
         }
@@ -54,7 +54,7 @@ impl Readiness {
         if !wait.is_time_up(cx) {
             return Poll::Pending;
         }
-        // Gone if the work has ended at this very moment, elsewhere: the client is still not ready.
+        // Empty if the work has ended at the same time in another thread: the client is still not ready.
         let Some((mut call, _)) = wait.take() else { return Poll::Pending };
         let refusal = call.cut();
         self.end();
@@ -79,10 +79,10 @@ impl Readiness {
         }
     }
 
-    /// The call that has begun with a wait, if it did in this unit of work and has time left, or its refusal.
+    /// The call that has begun with a wait, if it began in this unit of work and has time left, or its refusal.
     ///
-    /// A client that is ready after the time was up has been left alone, or the executor was late: that call gets
-    /// the whole time again.
+    /// If the client becomes ready after the timeout, the service was not polled in time: then the call gets the whole
+    /// time again.
     #[inline]
     pub(super) fn take(&mut self) -> Option<(Result<Call, Refusal>, Timer)> {
         match mem::take(&mut self.0) {
@@ -105,7 +105,7 @@ impl Readiness {
         begun.as_ref().is_some_and(|(call, _)| call.meter.as_ref().is_some_and(scope::is_current))
     }
 
-    /// Begins a call, if any work is running here that could make one.
+    /// Begins a call, if a unit of work is running here.
     fn begin(&mut self, name: &str) {
         self.end();
         let Some(meter) = scope::current() else { return };
@@ -132,7 +132,7 @@ impl Drop for Readiness {
 
 impl Wait {
     fn is_time_up(&self, cx: &mut Context<'_>) -> bool {
-        // Not under the lock: a waker that is replaced may take a task with it, and that work which ends this.
+        // Not under the lock: replacing a waker may drop a task, and that may end this very work.
         let Some((call, mut timer)) = self.take() else { return false };
         let is_up = Pin::new(&mut timer).poll_elapsed(cx);
         *self.lock() = Some((call, timer));

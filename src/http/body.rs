@@ -1,4 +1,4 @@
-//! The body of a response: the request from its headers to its end.
+//! The body of a response, which runs the request from its headers to its end.
 
 use std::fmt;
 use std::pin::Pin;
@@ -26,20 +26,20 @@ pin_project! {
     /// The end is reported once, at the first of: the last frame, trailers, an error, a cut, the drop
     /// of the body.
     pub struct ResponseBody<B> {
-        // Its destructors run inside the scope as well.
+        // Its destructors also have to run inside the scope.
         #[pin]
         inner: Held<B>,
-        // The payload of an answer of our own, for work that is over already. In a box, as is what else
-        // most answers do not have: an answer is moved about.
+        // The payload of a response of our own, to a request that was cut. Boxed, as is everything that few responses
+        // have, because responses are moved often.
         rejection: Option<Box<Bytes>>,
         work: Option<Work>,
         deadline: Deadline,
         idle: Idle,
         sent: u64,
         complete: Complete,
-        // As long as a streamed body is not read.
+        // Emits a warning if the server does not read a streamed body.
         unread: Unread,
-        // Of a gRPC call.
+        // Only for gRPC calls.
         framing: Option<Framing>,
     }
 
@@ -62,11 +62,11 @@ pin_project! {
     }
 }
 
-/// What the head of the answer tells of its end.
+/// What the head of the response determines about its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
     pub(super) status: StatusCode,
-    /// How the work ends if the body is complete.
+    /// The outcome of the work if the body is complete.
     pub(super) outcome: Outcome,
     pub(super) is_head: bool,
     pub(super) is_call: bool,
@@ -75,15 +75,14 @@ pub(super) struct Ending {
 /// What is known beforehand about the end of a body.
 #[derive(Debug, Clone, Copy)]
 struct Complete {
-    /// How the work ended if the body is complete.
+    /// The outcome of the work if the body is complete.
     outcome: Outcome,
-    /// How long the body is, or `UNKNOWN`; a server that has sent as much may drop it without asking for
-    /// more.
+    /// The length of the body, or `UNKNOWN`. A server that has sent that much may drop the body without polling it again.
     length: u64,
 }
 
 impl Complete {
-    /// No body is as long.
+    /// Longer than any body.
     const UNKNOWN: u64 = u64::MAX;
 
     fn outcome_of_drop(self, sent: u64) -> Outcome {
@@ -95,14 +94,14 @@ impl<B: Body + Detachable> ResponseBody<B> {
     #[inline]
     pub(super) fn new(body: B, work: Work, ending: Ending) -> Self {
         let Ending { status, outcome, is_head, is_call } = ending;
-        // The server drops the body of an answer that by definition has none.
+        // The server drops the body of a response that has none by definition.
         let is_bodiless = is_head
             || status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_empty = is_bodiless || body.is_end_stream();
         let length = if is_empty { Some(0) } else { body.size_hint().exact() };
         if let Some(meter) = work.meter() {
-            meter.headers_are_there();
+            meter.end_clock_at_headers();
         }
         let is_streamed = length.is_none();
         let unread = if is_streamed {
@@ -140,30 +139,30 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// An empty body of no request, for layers around this one that answer by themselves.
+/// An empty body that belongs to no request, for outer layers that create responses by themselves.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self::rejected(Bytes::new())
     }
 }
 
-/// Drops the body, then reports the end, unless both were done before.
+/// Drops the body, then reports the end, unless that was done before.
 fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     let Some(mut work) = work.take() else { return };
     if inner.is_done() {
         return work.finish(outcome);
     }
     let is_early = matches!(outcome, Outcome::Cut | Outcome::Cancelled);
-    // One side of a merged body may have failed while the other waits for its command.
-    if is_early || work.has_commands_under_way() {
+    // A merged body may have failed in one part while another one waits for its command.
+    if is_early || work.has_commands_in_flight() {
         return inner.end_early(work, outcome);
     }
     work.run(|| inner.clear());
     work.finish(outcome);
 }
 
-/// Throws frames away. Another one is asked for after the others have had their turn: the driver's pool tells
-/// by then that a command is over, and what delivered the frame would begin its next one.
+/// Discards frames. Yields after each: by the next poll the driver's pool has reported that a command has ended, while
+/// polling at once would begin the next command.
 fn poll_on<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<()> {
     match body.poll_frame(cx) {
         Poll::Ready(None | Some(Err(_))) => Poll::Ready(()),
@@ -220,9 +219,9 @@ impl<B> ResponseBody<B>
 where
     B: Body<Data: From<Bytes>, Error: Into<BoxError>>,
 {
-    /// Hands a frame on, and ends the work where the body ends or a limit was crossed.
+    /// Returns a frame, and ends the work if the body ends or a limit was crossed.
     ///
-    /// A function of its own, so that its temporaries are not on the stack while nested bodies are polled.
+    /// A separate function, so that its temporaries are not on the stack while nested bodies are polled.
     #[inline]
     fn settle(
         self: Pin<&mut Self>,
@@ -236,12 +235,12 @@ where
             this.idle.end(work);
         }
         let cut_by = |work: &Work| match work.cut(false) {
-            None if is_time_up(work) => Some(work.time_is_up()),
+            None if is_time_up(work) => Some(work.cut_at_deadline()),
             cut => cut,
         };
         let cut = match polled {
             Poll::Ready(None) => match work.cut(true) {
-                // An end that was reached without what was refused is none.
+                // If something was refused, the body may have ended without being complete.
                 Some(cut) => cut,
                 None => {
                     this.unread.end();
@@ -263,10 +262,10 @@ where
                 }
                 *this.sent = this.sent.saturating_add(length);
                 add_sent(work, length);
-                // All of it was handed over, even if trailers may follow.
+                // All data was returned, even if trailers may follow.
                 let is_whole = is_end || this.complete.length == *this.sent;
-                // A frame that completes the answer is never thrown away; the next of an endless
-                // stream would never meet the clock otherwise.
+                // A frame that completes the response is never discarded. After others the deadline is checked, since a
+                // body that is always ready would never get to the timer.
                 let cut = if is_whole { None } else { cut_by(work) };
                 match cut {
                     Some(cut) => cut,
@@ -283,7 +282,7 @@ where
             }
             Poll::Pending => match work.cut(false) {
                 Some(cut) => cut,
-                None if this.deadline.poll_elapsed(work, cx) => work.time_is_up(),
+                None if this.deadline.poll_elapsed(work, cx) => work.cut_at_deadline(),
                 None => match this.idle.poll_elapsed(work, cx).or_else(|| work.poll_cut(cx)) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
@@ -315,7 +314,7 @@ fn poll_inside<B: Body>(
     *is_end = match &polled {
         Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
         Poll::Ready(Some(Err(_))) => true,
-        // Whether its end stands is asked before its destructors run, which may be refused something.
+        // `settle` checks for a cut before the destructors run, since operations in these may be refused.
         Poll::Ready(None) | Poll::Pending => false,
     };
     if *is_end {
@@ -329,12 +328,12 @@ fn rejection_frame<D: From<Bytes>>(payload: Bytes) -> Poll<Option<Result<Frame<D
     Poll::Ready(Some(Ok(Frame::data(D::from(payload)))))
 }
 
-/// Whether the time of the work is up, asked where nothing is waited for.
+/// Whether the deadline of the work has passed, for polls that do not wait and so have no timer.
 fn is_time_up(work: &Work) -> bool {
     work.deadline().is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Charges this request alone: what it runs inside hands over, if at all, a body of its own.
+/// Charges this request only, not its outer works: they return bodies of their own, if any.
 fn add_sent(work: &Work, bytes: u64) {
     if let Some(meter) = work.meter() {
         meter.hand_over(bytes);

@@ -1,4 +1,4 @@
-//! The future of a response: the request up to its headers.
+//! The future of a response, which runs the request up to its headers.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,12 +23,12 @@ use crate::scope::Work;
 pin_project! {
     /// The response future of [`BudgetService`](super::BudgetService).
     pub struct ResponseFuture<F> {
-        // Its destructors run inside the scope as well.
+        // Its destructors also have to run inside the scope.
         #[pin]
         future: Held<F>,
-        // Handed on to the body.
+        // Moved to the body, once there is a response.
         work: Option<Work>,
-        // Made at the first wait: most answers are ready by then.
+        // Created at the first wait: most responses are ready before.
         timer: Option<Timer>,
         reject: Option<Arc<dyn Reject>>,
         origin: Origin,
@@ -51,7 +51,7 @@ pub(super) struct Origin {
     pub(super) is_call: bool,
     /// The response has the header `Server-Timing`.
     pub(super) shows_timing: bool,
-    /// In a box: few want to see it.
+    /// Boxed, since few need it.
     parts: Option<Box<Parts>>,
 }
 
@@ -132,9 +132,9 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body + Detachable,
 {
-    /// Hands the response on, unless a limit ends the work.
+    /// Returns the response, unless a limit ends the work.
     ///
-    /// A function of its own, so that its temporaries are not on the stack while nested services are polled.
+    /// A separate function, so that its temporaries are not on the stack while nested services are polled.
     #[inline]
     fn settle(
         mut self: Pin<&mut Self>,
@@ -151,7 +151,7 @@ where
         }
     }
 
-    /// What comes of a poll after which a limit may end the work, or which has failed.
+    /// The result of a poll that has failed, or after which a limit may end the work.
     #[cold]
     #[inline(never)]
     fn end(
@@ -163,7 +163,7 @@ where
         let work = this.work.as_mut().expect("taken where it ends");
         let cut = match (work.cut(polled.is_ready()), polled) {
             (None, Poll::Pending) => match poll_elapsed(this.timer, work, cx) {
-                true => work.time_is_up(),
+                true => work.cut_at_deadline(),
                 false => match work.poll_cut(cx) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
@@ -197,7 +197,7 @@ where
     }
 }
 
-/// Whether the time of the work is up; if not, the task will be woken when it is.
+/// Whether the deadline of the work has passed. If not, wakes the task when it does.
 #[inline]
 fn poll_elapsed(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_>) -> bool {
     match timer {
@@ -212,7 +212,7 @@ fn look_at_the_clock(timer: &mut Option<Timer>, work: &Work, cx: &mut Context<'_
     Pin::new(timer).poll_elapsed(cx)
 }
 
-// Called where the answer is, which would be copied once more into the arguments.
+// Inlined, since the response would be copied into the arguments once more.
 #[inline(always)]
 fn answered<B: Body + Detachable>(
     mut response: Response<B>,
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use crate::meter::Meter;
 
-    /// What a request needs while it waits, beyond the future of its handler.
+    /// The memory of a request while it waits, beyond the future of its handler.
     #[test]
     fn a_request_in_flight_needs_boundedly_many_bytes() {
         let account = Meter::BYTES;

@@ -11,23 +11,23 @@ use crate::resource::Resource;
 use crate::scope::Work;
 use crate::time::{Instant, nanos};
 
-/// Bounds the wait for the next frame.
+/// One wait for the next frame.
 #[derive(Debug)]
 pub(super) struct Wait {
     since: Instant,
     timer: Timer,
-    /// What the body waited for when it was last asked.
+    /// What the body was waiting for at its last poll.
     last: Option<InFlightSince>,
 }
 
-/// The wait for the next piece, if there is one now.
+/// The wait for the next frame, if one is running.
 ///
-/// In a box: few bodies are limited so, and fewer have to be waited for.
+/// Boxed, since few bodies have this limit, and fewer of them are ever pending.
 #[derive(Debug, Default)]
 pub(super) struct Idle(Option<Box<Wait>>);
 
 impl Idle {
-    /// Polls the timer; returns whether the wait has been too long, and otherwise wakes the task when it is.
+    /// Polls the timer. Returns the cut if the wait was too long, and otherwise wakes the task when it is.
     pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> Option<Cut> {
         let meter = work.meter()?;
         let limits = meter.limits();
@@ -42,7 +42,7 @@ impl Idle {
         });
         wait.last = meter.longest_in_flight();
         let is_elapsed = Pin::new(&mut wait.timer).poll_elapsed(cx);
-        is_elapsed.then(|| work.was_idle(wait.since.elapsed(), wait.last))
+        is_elapsed.then(|| work.cut_idle(wait.since.elapsed(), wait.last))
     }
 
     /// Whether a wait is running, which has to be [ended](Self::end).
@@ -64,7 +64,7 @@ impl Idle {
 impl Drop for Idle {
     #[inline]
     fn drop(&mut self) {
-        // Allocated aside, so it is freed aside.
+        // Allocated at nobody's charge, so freed likewise.
         if let Some(wait) = self.0.take() {
             memory::aside(|| drop(wait));
         }

@@ -56,7 +56,7 @@ impl Incoming {
 
     fn look(self, mut budget: Budget, headers: &HeaderMap) -> (Budget, Option<Duration>) {
         if self.honours_deadline
-            && let Some(left) = caller_s_deadline(headers)
+            && let Some(left) = caller_deadline(headers)
         {
             budget = budget.shorten_total_time_for_caller(left);
         }
@@ -74,7 +74,7 @@ impl Incoming {
 }
 
 /// The shorter of what the two headers say.
-fn caller_s_deadline(headers: &HeaderMap) -> Option<Duration> {
+fn caller_deadline(headers: &HeaderMap) -> Option<Duration> {
     let grpc = parsed(headers, &GRPC_TIMEOUT, grpc_timeout);
     let plain = parsed(headers, &TIMEOUT_MS, milliseconds);
     [grpc, plain].into_iter().flatten().min()

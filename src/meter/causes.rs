@@ -1,4 +1,4 @@
-//! What has used too much: found out when a limit is crossed, from what was noted until then.
+//! The cause of a violation: derived when a limit is crossed, from what was noted until then.
 
 use std::iter;
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Meter {
             self.slow_client(now),
         ];
         let slowest = all.into_iter().flatten().max_by_key(|(time, _)| *time);
-        // Less than a tenth explains nothing.
+        // Less than a tenth of the time does not explain the crossing.
         let least = Duration::from_nanos(now.div_ceil(10).max(1));
         match slowest {
             Some((time, cause)) if time >= least => cause,
@@ -69,7 +69,7 @@ impl Meter {
         }
     }
 
-    /// What has allocated most, of so many bytes in all.
+    /// What has allocated most, of `total` bytes.
     pub(super) fn cause_of_memory(&self, total: u64) -> Cause {
         let now = self.offset(Instant::now());
         let mut in_waits = 0_u64;
@@ -107,7 +107,7 @@ impl Meter {
         }
     }
 
-    /// What a body waits for that has no piece to hand out: the one of all waits that has lasted longest.
+    /// What a body without a frame is waiting for: of all waits the one that has lasted longest.
     #[cfg(feature = "http")]
     pub(crate) fn longest_in_flight(&self) -> Option<InFlightSince> {
         let keyed = |table: &Table, what: fn(Key) -> What| {
@@ -135,12 +135,12 @@ impl Meter {
         all.into_iter().flatten().min_by_key(|in_flight| in_flight.since)
     }
 
-    /// What a body has waited for, which was in flight when it was last asked, and had no piece for so long.
+    /// What a body was waiting for that had no frame for `idle` nanoseconds; `last` was in flight at its last poll.
     #[cfg(feature = "http")]
     pub(super) fn cause_of_idling(&self, last: Option<InFlightSince>, idle: u64) -> Cause {
         let now = self.offset(Instant::now());
         let cause = last.and_then(|InFlightSince { what, since }| {
-            // What began late explains nothing.
+            // What began late does not explain the crossing.
             let waiting = now.saturating_sub(since);
             let waiting = (waiting >= idle / 2).then(|| Duration::from_nanos(waiting))?;
             let of_entry =
@@ -166,7 +166,7 @@ impl Meter {
         cause.unwrap_or(Cause::OwnCode { longest_poll: self.longest_poll(), allocated: None })
     }
 
-    /// The waits for connections, of which none is in flight any more.
+    /// The waits for connections, once all of them have ended.
     pub(super) fn cause_of_connection_wait(&self) -> Cause {
         let time = Duration::from_nanos(self.used(Resource::ConnectionWait));
         Cause::Connection { pool: self.other_waits.longest().0.name(), time, waiting: None }
@@ -206,7 +206,7 @@ impl Meter {
         Some(self.cause_of_command(key, waiting))
     }
 
-    /// A command that has been in flight for so long, and how long all of its kind have taken.
+    /// A command that is in flight, and how long all commands of its kind have taken.
     #[cfg(feature = "mongodb")]
     fn cause_of_command(&self, key: Option<Key>, in_flight: Duration) -> (Duration, Cause) {
         let waiting = Some(in_flight);

@@ -1,4 +1,4 @@
-//! The works inside which a unit of work runs.
+//! The outer works that a unit of work runs inside.
 
 use std::iter;
 use std::ops::Deref;
@@ -8,11 +8,11 @@ use super::Meter;
 use super::flags::Flags;
 use crate::memory;
 
-/// The works inside which one runs, from the inside out.
+/// The outer works of a unit of work, from the inside out.
 ///
-/// Work that is over must be kept alive neither by what was begun in it nor by what was begun in that: a job that
-/// begins the next one would otherwise make a chain that has no end. So each work knows all of them by itself, and
-/// by handles that keep nothing alive.
+/// Finished work must not be kept alive by work that was begun inside of it: otherwise jobs that begin their
+/// successors would form a chain that grows without end. So each work has weak references to all of its outer works,
+/// not only to the next.
 #[derive(Debug)]
 pub(super) struct Ancestors {
     all: Box<[Weak<Meter>]>,
@@ -37,7 +37,7 @@ impl Ancestors {
 #[derive(Debug)]
 pub(crate) enum Link<'a> {
     Own(&'a Meter),
-    /// Kept alive while it is looked at.
+    /// Kept alive while it is used.
     Outer(Arc<Meter>),
 }
 
@@ -53,10 +53,10 @@ impl Deref for Link<'_> {
 }
 
 impl Meter {
-    /// Settles inside which work this one runs, unless that is settled.
+    /// Determines which outer work this one runs inside, unless that was done before.
     ///
-    /// Called by the one that runs the work. Whoever else knows of the account has settled it before, so
-    /// that nobody sees it half settled.
+    /// Only called by the task that runs the work. A handle for another task is only made once it is determined, so no
+    /// other task sees it change.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
         if let Some(parent) = parent
             && !self.flags.any(Flags::SETTLED)
@@ -70,16 +70,15 @@ impl Meter {
         }
     }
 
-    /// Whether this account is the whole chain, as that of most work is.
+    /// Whether this work runs inside no other, as most work does.
     #[inline]
-    pub(crate) fn runs_in_none(&self) -> bool {
+    pub(crate) fn is_outermost(&self) -> bool {
         self.ancestors.get().is_none()
     }
 
-    /// Does something to this account and to all that it is charged to as well, from the inside out.
+    /// Calls `act` with this account and all outer ones, from the inside out.
     ///
-    /// The loop over [`chain`](Self::chain) for what each statement and each poll does: most work runs inside no
-    /// other, and has one look here for all of it.
+    /// As a loop over [`chain`](Self::chain), but faster for work that runs inside no other: for statements and polls.
     #[inline]
     pub(crate) fn each(&self, mut act: impl FnMut(&Self)) {
         act(self);
@@ -88,13 +87,13 @@ impl Meter {
         }
     }
 
-    /// This account and all that it is charged to as well, from the inside out.
+    /// This account and all outer ones, from the inside out.
     #[inline]
     pub(crate) fn chain(&self) -> impl Iterator<Item = Link<'_>> {
         self.places().flatten()
     }
 
-    /// The same with the places of those that are gone, which keep a place the same for good.
+    /// As [`chain`](Self::chain), with `None` for those that are gone, so that the position of each stays the same.
     #[inline]
     pub(crate) fn places(&self) -> impl Iterator<Item = Option<Link<'_>>> {
         let outer = self.ancestors.get().map_or(&[][..], |ancestors| &ancestors.all);

@@ -22,15 +22,14 @@ use crate::error::Cut;
 use crate::memory::Delta;
 use crate::resource::Resource;
 #[cfg(feature = "mongodb")]
-#[cfg(feature = "mongodb")]
 use crate::time::Instant;
 use crate::time::nanos;
 
 impl Meter {
-    /// Counts one execution of a statement, which is about to be sent, here and in all that this work
-    /// runs inside; or nowhere, if a hard limit of any of them forbids it.
+    /// Counts one execution of a statement that is about to be sent, in this account and all outer ones; or in none of
+    /// them, if it would cross a hard limit of any.
     pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
-        if self.runs_in_none() {
+        if self.is_outermost() {
             self.take_statement_here(key, text)?;
         } else {
             let give_back = |meter: &Self| meter.give_back_statement(key, text);
@@ -68,7 +67,7 @@ impl Meter {
         }
     }
 
-    /// What is left to do for a statement once all accounts have taken it.
+    /// The rest of the counting of a statement, once no account has refused it.
     fn count_statement(&self, key: Key, text: &str) {
         let repeated = if self.limits_repetitions() {
             self.statements.repeated(key)
@@ -95,8 +94,8 @@ impl Meter {
         self.limits().hard_limits_repetitions()
     }
 
-    /// Counts one more of a resource here and in all that this work runs inside; or nowhere, if a hard
-    /// limit of any of them forbids it. Soft limits are yet to be checked.
+    /// Counts one more of a resource, in this account and all outer ones; or in none of them, if that would cross a hard
+    /// limit of any. The caller checks soft limits afterwards.
     pub(crate) fn take(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
         let give_back = |meter: &Self| meter.give_back(resource);
         self.take_in_all(|meter| meter.take_here(resource, suspect), give_back)
@@ -123,7 +122,7 @@ impl Meter {
         Ok(())
     }
 
-    /// Asking and counting is one step: threads that ask for the last one at once do not all get it.
+    /// Checks and counts in one atomic step, so that of several threads only one gets the last.
     fn take_here(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
         let hard = self.limits().hard(resource);
         let one_more = |used: u64| (used < hard).then(|| used.saturating_add(1));
@@ -138,7 +137,7 @@ impl Meter {
         self.used[resource.index()].fetch_sub(1, Relaxed);
     }
 
-    /// Refuses what is one too many, or comes after something that was.
+    /// Refuses an operation that is one too many, or that comes after one that was.
     #[cold]
     fn refuse(&self, resource: Resource, suspect: Suspect) -> Cut {
         self.refused.store(true, Relaxed);
@@ -150,12 +149,12 @@ impl Meter {
         self.cut().expect("a hard limit that was crossed cuts").clone()
     }
 
-    /// Counts an answer that is no, and takes no time: see [`is_refused_often`](Self::is_refused_often).
+    /// Counts a refusal for [`is_refused_often`](Self::is_refused_often).
     pub(crate) fn count_refusal(&self) {
         self.rare().refusals.fetch_add(1, Relaxed);
     }
 
-    /// Refuses the answer to what was executed, if a hard limit has been crossed.
+    /// Refuses the result of a statement that was executed, if a hard limit has been crossed.
     #[cfg(feature = "sqlx")]
     pub(crate) fn refuse_answer(&self) -> Option<Cut> {
         let cut = self.cut()?;
@@ -163,13 +162,12 @@ impl Meter {
         Some(cut.clone())
     }
 
-    /// Counts one command that got its connection now, here and in all that this work runs inside, and
-    /// times it until its end.
+    /// Counts one command, which got its connection now, in this account and all outer ones. Its time runs until it ends.
     #[cfg(feature = "mongodb")]
     pub(crate) fn begin_command(&self, id: u64, is_carried: impl Fn(&Self) -> bool) {
         self.settle();
         let since = Instant::now();
-        // What a carried child began is not dropped with those to whom it is charged.
+        // A command that a carried child began is not dropped with the works that it is charged to.
         let is_carried =
             |meter: &Option<Link<'_>>| meter.as_ref().is_some_and(|meter| is_carried(meter));
         let held_by = self.places().take_while(|meter| !is_carried(meter)).count();
@@ -183,7 +181,7 @@ impl Meter {
         }
     }
 
-    /// Tells which command it is that was begun.
+    /// Sets the kind of a command that was begun.
     #[cfg(feature = "mongodb")]
     pub(crate) fn name_command(&self, id: u64, key: Key, text: &str) {
         if let Some(commands) = self.commands() {
@@ -226,11 +224,11 @@ impl Meter {
         // What runs in other tasks may go on; its time up to here counts as well.
         let so_far = self.used(Resource::QueryTime).saturating_add(nanos(self.in_flight()));
         self.check(Resource::QueryTime, so_far, Suspect::Nobody);
-        // Whose end is being told may be charged, but not looked at yet.
+        // A command that is ending concurrently may be charged but not yet checked.
         self.check_taken(Resource::SlowQuery, Suspect::Nobody);
     }
 
-    /// Charges the time of a command, and returns it. Limits are looked at afterwards.
+    /// Charges the time of a command, and returns it. The caller checks limits afterwards.
     #[cfg(feature = "mongodb")]
     fn charge_command(&self, commands: &InFlight, command: &Command) -> Duration {
         let time = commands.waited(self.started, command.since);
@@ -247,7 +245,7 @@ impl Meter {
         time
     }
 
-    /// Looks at the limits on the time of a command that was charged, then lets go of it.
+    /// Checks the limits on the time of a command that was charged, then releases the command.
     #[cfg(feature = "mongodb")]
     fn conclude_command(&self, command: &Command, time: Duration) {
         command.recorded.add_time(time);
@@ -257,11 +255,11 @@ impl Meter {
             meter.check(Resource::SlowQuery, nanos(time), suspect);
         }
         for meter in self.places().take(command.held_by).flatten() {
-            meter.commands().into_iter().for_each(InFlight::let_go);
+            meter.commands().into_iter().for_each(InFlight::release);
         }
     }
 
-    /// Compares a statement that sqlx says it has executed with what was counted.
+    /// Compares a statement that an event of sqlx reports with what was counted.
     #[cfg(feature = "witness")]
     pub(crate) fn witness_statement(&self, key: Key, text: &str, by: By) -> bool {
         let is_unmetered = self.statements.witness(key, text, by);
@@ -271,19 +269,19 @@ impl Meter {
         is_unmetered
     }
 
-    /// Whether this statement was counted here more often than a witness has seen it.
+    /// Whether this statement was counted here more often than a witness has reported it.
     #[cfg(feature = "witness")]
     pub(crate) fn has_unseen(&self, key: Key) -> bool {
         self.statements.has_unseen(key)
     }
 
-    /// Counts one call to an external system, which was taken.
+    /// Counts one call to an external system that was not refused.
     pub(crate) fn count_external(&self, key: Key, name: &str) {
         self.rare().externals.count(key, name);
         self.check_taken(Resource::ExternalCalls, Suspect::External(key));
     }
 
-    /// Charges the wait for one statement, of which this is a part, or all.
+    /// Charges the wait for one statement, or a part of it.
     pub(crate) fn add_statement_time(&self, key: Option<Key>, time: Duration) {
         if let Some(key) = key {
             self.statements.add_time(key, nanos(time));
@@ -307,7 +305,7 @@ impl Meter {
         }
     }
 
-    /// Charges what was allocated and freed over a stretch.
+    /// Charges what was allocated and freed during a poll.
     pub(crate) fn add_memory(&self, delta: Delta) {
         // Not a plain addition: live bytes stop at zero.
         let before = self.change(&self.live, |live| live.saturating_add_signed(delta.net));
@@ -333,10 +331,10 @@ impl Meter {
         }
     }
 
-    /// Lets go of memory that others will free: a piece of the body that the server has now.
+    /// No longer counts bytes as live that others will free: those of a frame that was handed to the server.
     ///
-    /// Bytes that this work never allocated (static ones, another cache's) are let go of as well, so
-    /// what is live is a lower bound then; without this, each download would seem to hold its whole body.
+    /// Bytes that this work did not allocate (static ones, or those of a cache) are subtracted as well, so the live
+    /// bytes are a lower bound then. Without this, each download would seem to hold its whole body.
     #[cfg(feature = "http")]
     pub(crate) fn hand_over(&self, bytes: u64) {
         if self.live.load(Relaxed) > 0 {
@@ -349,17 +347,17 @@ impl Meter {
         self.raise(Resource::PollTime, nanos(time), Suspect::OwnCode);
     }
 
-    /// Adds to what was used of a resource that is charged by whoever runs the work, and by nobody else.
+    /// Adds to the usage of a resource that only the task which runs the work charges.
     #[cfg(feature = "http")]
     pub(crate) fn add_own(&self, resource: Resource, n: u64) {
         let before = self.change(&self.used[resource.index()], |used| used.saturating_add(n));
         self.check(resource, before.saturating_add(n), Suspect::Nobody);
     }
 
-    /// Changes a number that only whoever runs the work changes; returns what it was.
+    /// Changes a number that only the task which runs the work changes. Returns the number before.
     ///
-    /// As long as no other task knows of the account that is one thread at a time, which needs no atomic
-    /// exchange; and whoever makes it known does so while running the work.
+    /// As long as no other task has a handle of the account, one thread at a time changes it, and load and store do. A
+    /// handle is only given to another task while the work runs, so never between the two.
     #[inline]
     fn change(&self, number: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
         #[inline(never)]
@@ -376,16 +374,16 @@ impl Meter {
         before
     }
 
-    /// Adds to what was used of a resource.
+    /// Adds to the usage of a resource.
     pub(crate) fn add(&self, resource: Resource, n: u64, suspect: Suspect) {
         let before = self.used[resource.index()].fetch_add(n, Relaxed);
         self.check(resource, before.saturating_add(n), suspect);
     }
 
-    /// Notes a value of a resource of which the highest counts.
+    /// Raises the usage of a resource whose usage is the highest value.
     pub(crate) fn raise(&self, resource: Resource, value: u64, suspect: Suspect) {
         let highest = &self.used[resource.index()];
-        // Mostly it is not the highest, and looking is cheaper.
+        // Mostly it is not the highest, and a load is cheaper.
         if value > highest.load(Relaxed) {
             highest.fetch_max(value, Relaxed);
         }

@@ -1,4 +1,4 @@
-//! Hard limits that are looked at in the middle of a piece of work, because it asks.
+//! Checks of hard limits in the middle of a poll, at the request of the work.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,8 +9,8 @@ use crate::resource::Resource;
 use crate::time::Instant;
 
 impl Meter {
-    /// The hard limit, of this work or of one that it runs inside, that ends it here, with this much
-    /// memory not charged yet.
+    /// Returns the error of a crossed hard limit of this work or an outer one. `pending` is memory that is not charged
+    /// yet.
     pub(crate) fn checkpoint(&self, pending: Delta) -> Result<(), Cut> {
         if pending.allocated > 0 {
             let allocated = self.used(Resource::Allocated).saturating_add(pending.allocated);
@@ -21,10 +21,10 @@ impl Meter {
         let now = Instant::now();
         for meter in self.chain() {
             if meter.cut().is_none() && meter.deadline().is_some_and(|deadline| now >= deadline) {
-                meter.time_is_up();
+                meter.cut_at_deadline();
             }
             if let Some(cut) = meter.cut() {
-                // It was told to stop: what it returns was made without the rest.
+                // The work is asked to stop here, so what it returns may be incomplete.
                 meter.refused.store(true, Relaxed);
                 return Err(cut.clone());
             }

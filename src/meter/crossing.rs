@@ -33,7 +33,7 @@ impl Meter {
         }
     }
 
-    /// Reports the crossing of the limits that this is more than.
+    /// Reports which limit the observed value has crossed.
     #[cold]
     fn cross(&self, resource: Resource, observed: u64, suspect: Suspect) {
         match self.bounds(resource, suspect).hard {
@@ -42,7 +42,7 @@ impl Meter {
         }
     }
 
-    /// Checks a limit on a time that is over, so that nothing is left to be cut.
+    /// Checks a limit on a time that has ended, so that nothing is left to be cut.
     pub(super) fn check_afterwards(&self, resource: Resource, observed: u64) {
         let limits = self.limits();
         let (soft, hard) = (limits.soft(resource), limits.hard(resource));
@@ -71,8 +71,8 @@ impl Meter {
     ) {
         // A call that takes too long is cut by itself; the work goes on.
         if resource != Resource::ExternalTimeout && self.cut().is_none() {
-            // Before all else: whoever finds this crossing known goes by the cut. Another thread may
-            // have been first.
+            // The cut is set before the bit in `crossed`, since whoever finds that bit set relies on the cut. Another
+            // thread may have set it first.
             memory::aside(|| {
                 let violation = self.violation(resource, Severity::Hard, observed, limit, suspect);
                 drop(self.rare().cut.set(Cut::new(violation)));
@@ -93,7 +93,7 @@ impl Meter {
     ) {
         let soft = 1 << resource.index();
         let hard = soft << Resource::COUNT;
-        // A hard crossing says all that the soft one would.
+        // The report of a hard crossing includes that of the soft one.
         let (news, known) = match severity {
             Severity::Soft => (soft, soft | hard),
             Severity::Hard | Severity::Caller => (soft | hard, hard),
@@ -107,10 +107,12 @@ impl Meter {
         });
     }
 
-    /// The severity of a crossing: a deadline that the caller has set is told from ours.
+    /// The severity of a crossing: that of a deadline which the caller has set differs from that of our own.
     fn whose(&self, resource: Resource, severity: Severity) -> Severity {
         match severity {
-            Severity::Hard if resource == Resource::TotalTime && self.limits().is_caller_s_time => {
+            Severity::Hard
+                if resource == Resource::TotalTime && self.limits().is_caller_deadline =>
+            {
                 Severity::Caller
             }
             severity => severity,
@@ -174,7 +176,7 @@ impl Meter {
         }
     }
 
-    /// The statement that ran most often; none if it may be one of those that are not told apart.
+    /// The statement that was executed most often; `None` if it may be one of those that are not distinguished.
     fn top_statement(&self) -> Option<Counted<'_>> {
         self.statements.most(self.used(Resource::Queries))
     }

@@ -1,7 +1,7 @@
-//! The commands of a unit of work that are under way.
+//! The MongoDB commands of a unit of work that are in flight.
 //!
-//! A command is begun in the task of its work, and its end is told in another task, late or never. So
-//! the work keeps what it has begun, and settles what is left when it ends itself.
+//! A command begins in the task of its work, but the driver reports its end in another task, late or never. So the
+//! work keeps the commands that it has begun, and charges those that are left when it ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,30 +14,29 @@ use super::waiter::Waiter;
 use crate::memory;
 use crate::time::{Instant, nanos};
 
-/// How many commands are under way in a unit of work and in what runs inside it, and which of them are
-/// its own.
+/// How many commands are in flight in a unit of work and in the works inside of it, and which of them it began itself.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     count: AtomicU64,
-    /// How many of them would be dropped with the work.
+    /// How many of them are held by futures of the work, so that dropping it would drop them.
     held: AtomicU64,
-    /// The sum of the moments at which they began, in nanoseconds after the start of the work: the time
-    /// of all is then the count times the present, less the sum. May wrap, like that product.
+    /// The sum of the times at which they began, in nanoseconds after the start of the work. How long all of them have
+    /// taken is then the count times the present time, less this sum. May wrap, as that product may.
     began: AtomicU64,
-    /// When the last poll began during which any was under way.
+    /// When the last poll of the work began during which any was in flight.
     polled: AtomicU64,
     own: Mutex<Vec<Command>>,
-    /// What waits until none would be dropped with the work.
+    /// The task that waits until none is held.
     waiter: Waiter,
     is_awaited: AtomicBool,
 }
 
-/// One command under way.
+/// One command in flight.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) id: u64,
     pub(super) since: Instant,
-    /// Which it is, where that is known.
+    /// Its kind, if that is known.
     pub(super) key: Option<Key>,
     /// How many accounts hold it, counted from the innermost.
     pub(super) held_by: usize,
@@ -45,9 +44,9 @@ pub(super) struct Command {
 }
 
 impl InFlight {
-    /// Notes that a command has begun; `own` is there if no inner work began it.
+    /// Notes that a command has begun; `own` is given by the work that began it, not by outer ones.
     ///
-    /// It is held if the futures of this work hold it, and not a task of its own that was spawned.
+    /// `is_held`: a future of this work holds the command, not a task that it spawned.
     pub(super) fn began(
         &self,
         origin: Instant,
@@ -65,18 +64,18 @@ impl InFlight {
         }
     }
 
-    /// The one of its own that began first: which it is, where that is known, and when it began.
+    /// The oldest command of its own: its kind, if that is known, and when it began.
     pub(super) fn oldest(&self) -> Option<(Option<Key>, Instant)> {
         let own = lock(&self.own);
         own.iter().min_by_key(|command| command.since).map(|oldest| (oldest.key, oldest.since))
     }
 
-    /// What waits until none would be dropped with the work.
+    /// The task that waits until none is held.
     pub(super) fn into_waiter(self) -> Waiter {
         self.waiter
     }
 
-    /// Notes which command it is.
+    /// Sets the kind of a command.
     pub(super) fn name(&self, id: u64, key: Key, text: &str) {
         if let Some(command) = lock(&self.own).iter_mut().find(|command| command.id == id) {
             command.key = Some(key);
@@ -85,17 +84,17 @@ impl InFlight {
         }
     }
 
-    /// Notes what a command has brought.
+    /// Adds to the number of documents that a command has returned.
     pub(super) fn add_rows(&self, id: u64, rows: u64) {
         if let Some(command) = lock(&self.own).iter().find(|command| command.id == id) {
             command.recorded.add_rows(rows);
         }
     }
 
-    /// Takes a command of its own out, unless that was done before, and charges it.
+    /// Removes a command of its own, unless that was done before, and charges it.
     ///
-    /// That is one step: whoever takes out the rest, to report the end of the work, finds this one charged.
-    /// So nothing that is not ours may be called from there.
+    /// Both under the lock: once the end of the work has removed the rest, this one is charged. So `charge` must not call
+    /// any code of the user.
     pub(super) fn take<T>(
         &self,
         id: u64,
@@ -108,7 +107,7 @@ impl InFlight {
         Some((command, charged))
     }
 
-    /// Takes any command of its own out, and charges it.
+    /// Removes any command of its own, and charges it.
     pub(super) fn take_any<T>(&self, charge: impl FnOnce(&Command) -> T) -> Option<(Command, T)> {
         let mut own = lock(&self.own);
         let command = own.pop()?;
@@ -122,21 +121,21 @@ impl InFlight {
         self.count.fetch_sub(1, Relaxed);
     }
 
-    /// Lets go of a command that was held. Last, as it may end the work.
-    pub(super) fn let_go(&self) {
+    /// Notes that a held command was released. To be called last, since it may wake the work to its end.
+    pub(super) fn release(&self) {
         // Sequentially consistent with `poll_none_held`: one of the two sees what the other has stored.
         if self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
             self.waiter.wake();
         }
     }
 
-    /// Whether any would be dropped with the work.
+    /// Whether any is held, and would be dropped with the work.
     #[cfg(feature = "http")]
     pub(super) fn is_any_held(&self) -> bool {
         self.held.load(Relaxed) > 0
     }
 
-    /// Whether none would be dropped with the work; if any would, the task will be woken when none is.
+    /// Ready if none is held; otherwise wakes the task when none is.
     pub(super) fn poll_none_held(&self, cx: &Context<'_>) -> Poll<()> {
         if self.held.load(SeqCst) > 0 {
             self.waiter.set(cx);
@@ -145,23 +144,23 @@ impl InFlight {
         if self.held.load(SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Notes that a poll begins, which may be the one that finds a command done.
+    /// Notes that a poll of the work begins, which may find a command completed.
     #[inline]
-    pub(super) fn polled(&self, origin: Instant) {
+    pub(super) fn note_poll(&self, origin: Instant) {
         if self.count.load(Relaxed) > 0 {
             self.polled.store(nanos(origin.elapsed()), Relaxed);
         }
     }
 
-    /// How long the work waited for a command that is over.
+    /// How long the work waited for a command that has ended.
     ///
-    /// Whatever keeps the thread busy after the reply was read is not the command's time, and the end is
-    /// told late: so the wait ends where the last poll begins.
+    /// The wait ends when the last poll begins: the driver reports the end later, and what keeps the thread busy after
+    /// the reply was read is not the time of the command.
     pub(super) fn waited(&self, origin: Instant, since: Instant) -> Duration {
         Duration::from_nanos(self.polled.load(Relaxed).saturating_sub(after(origin, since)))
     }
 
-    /// The time of all that is under way.
+    /// How long all commands in flight have taken by now, in all.
     pub(super) fn time(&self, origin: Instant) -> Duration {
         let count = self.count.load(Relaxed);
         if count == 0 {
@@ -169,7 +168,7 @@ impl InFlight {
         }
         let now = nanos(origin.elapsed()).wrapping_mul(count);
         let time = now.wrapping_sub(self.began.load(Relaxed)).cast_signed();
-        // Below zero only where another thread is between its two steps.
+        // Negative only while another thread has done one of its two updates.
         Duration::from_nanos(u64::try_from(time).unwrap_or(0))
     }
 }
@@ -179,7 +178,7 @@ fn after(origin: Instant, at: Instant) -> u64 {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No access panics half way, so what is poisoned is whole.
+    // No access panics midway, so what is poisoned is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -225,7 +224,7 @@ mod tests {
             Command { id: 7, since: origin, key: None, held_by: 1, recorded: Recorded::default() };
         all.began(origin, origin, true, Some(command));
         tokio::time::advance(Duration::from_secs(2)).await;
-        all.polled(origin);
+        all.note_poll(origin);
         tokio::time::advance(Duration::from_secs(3)).await;
         let charge = |command: &Command| all.waited(origin, command.since);
         let (command, waited) = all.take(7, charge).expect("it is under way");
@@ -244,9 +243,9 @@ mod tests {
         all.began(origin, origin, true, None);
         all.began(origin, origin, true, None);
         assert!(all.poll_none_held(&cx).is_pending());
-        all.let_go();
+        all.release();
         assert!(!woken.0.load(Relaxed));
-        all.let_go();
+        all.release();
         assert!(woken.0.load(Relaxed));
         assert!(all.poll_none_held(&cx).is_ready());
     }
@@ -264,7 +263,7 @@ mod tests {
         let meter = Arc::new(Meter::new("work".into(), Budget::new(), None));
         meter.begin_command(7, |_| false);
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(meter.polled().is_none());
+        assert!(meter.note_poll().is_none());
         let reads = Arc::new(Reads(meter.clone(), Mutex::default()));
         let waker = Waker::from(reads.clone());
         assert!(meter.poll_commands(&Context::from_waker(&waker)).is_pending());
@@ -296,7 +295,7 @@ mod tests {
             meter.begin_command(7, |_| false);
             tokio::time::advance(Duration::from_secs(2)).await;
             // The poll that reads the reply, and waits for something else then.
-            meter.polled();
+            meter.note_poll();
             assert!(meter.poll_cut(&Context::from_waker(&waker)).is_none());
             meter.end_command(7);
             assert!(meter.cut().is_some());

@@ -61,36 +61,36 @@ use waits::OtherWaits;
 /// them are `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    // What a poll or a statement needs is together: the memory is cold after each wait.
-    /// What is asked on each poll.
+    // The fields that a poll or a statement needs come first, side by side: after a wait they are not in the cache.
+    /// Checked on each poll.
     flags: Flags,
     budget: Budget,
-    /// The works inside which this one runs, once that is settled and if there are any.
+    /// The works that this one runs inside, once that is determined and if there are any.
     ancestors: OnceLock<Ancestors>,
     statements: Table,
     used: [AtomicU64; Resource::COUNT],
-    /// Live bytes. `Memory` in `used` is their peak.
+    /// Bytes allocated and not freed yet. `Memory` in `used` is their peak.
     live: AtomicU64,
-    /// Bytes that were freed where none were live any more: those of others.
+    /// Bytes freed beyond those that were live: other work had allocated them.
     freed_of_others: AtomicU64,
     /// The most that was allocated in one poll.
     largest_poll: AtomicU64,
     busy: AtomicU64,
-    /// One bit a resource and severity: already reported.
+    /// One bit for each resource and severity: set once that crossing has been reported.
     crossed: AtomicU64,
     started: Instant,
-    /// How many nanoseconds the work waited before it was started, where that is known; else `UNKNOWN`.
+    /// How many nanoseconds the work was queued before it was started, or `UNKNOWN`.
     queue_time: AtomicU64,
     name: Name,
     strangers: Strangers,
     reporter: Option<Arc<dyn Reporter>>,
-    /// Where events go that come up outside every span.
+    /// The span that was current at the start, for events that are emitted while no span is.
     span: Span,
     other_waits: OtherWaits,
     rare: OnceLock<Box<Rare>>,
     refused: AtomicBool,
     abandoned: AtomicBool,
-    /// The limits on the wall time have been checked, for good.
+    /// The limits on the wall time have been checked for the last time.
     timeless: AtomicBool,
     #[cfg(feature = "testing")]
     recording: Option<Arc<recording::Recording>>,
@@ -99,7 +99,7 @@ pub(crate) struct Meter {
 /// A time that is not known.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Which run of its name a unit of work is, and who began it.
+/// What distinguishes a unit of work from others of its name, and which work created it.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     pub(crate) attributes: Attributes,
@@ -108,10 +108,10 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// What is said of work of which nothing is known.
+    /// That of work without attributes which no other work created.
     const UNKNOWN: &'static Self = &Self { attributes: Attributes::new(), begun_by: None };
 
-    /// Of a unit of work that is made in another one, if in any.
+    /// That of work which is created inside `outer`, or inside none.
     pub(crate) fn inside(outer: Option<&Meter>) -> Self {
         let begun_by = outer.map(|meter| meter.name.clone());
         Self { attributes: Attributes::new(), begun_by }
@@ -122,12 +122,12 @@ impl Origin {
     }
 }
 
-/// What to name as the cause should a charge cross a limit.
+/// The cause to report if a charge crosses a limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Suspect {
     Nobody,
     Statement(Key),
-    /// The statement that ran most often, if that is known.
+    /// The statement that was executed most often, if that is known.
     TopStatement,
     External(Key),
     /// A kind of command to a cache.
@@ -183,12 +183,12 @@ impl Meter {
         }
     }
 
-    /// How much memory one takes, with the counts of its handles; without what only tests have.
+    /// The size of an account with its reference counts, without the fields that only `testing` has.
     #[cfg(test)]
     pub(crate) const BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>()
         - if cfg!(feature = "testing") { 2 * size_of::<usize>() } else { 0 };
 
-    /// An account for work that begins now: one of work that is over, if this thread has any.
+    /// Opens an account for work that begins now. Reuses that of finished work, if this thread kept one.
     #[inline]
     pub(crate) fn open(
         name: Name,
@@ -201,14 +201,14 @@ impl Meter {
             this.begin(name, budget, reporter);
             return account;
         }
-        // The account is no memory of the work inside which it is opened.
+        // The account is not charged to the work that is running while it is allocated.
         memory::aside(|| Arc::new(Self::new(name, budget.into_owned(), reporter)))
     }
 
-    /// Makes an account that was [cleared](Self::clear) that of work which begins now.
+    /// Initialises a [cleared](Self::clear) account for work that begins now.
     ///
-    /// Every field is named, here and there, so that none is forgotten: nothing of one unit of work may show in
-    /// another.
+    /// Both functions name every field, so that the compiler reports one that is forgotten: nothing of one unit of
+    /// work may be visible in another.
     #[inline]
     fn begin(&mut self, name: Name, budget: Cow<'_, Budget>, reporter: Option<Arc<dyn Reporter>>) {
         let Self {
@@ -238,7 +238,7 @@ impl Meter {
                 recording: _,
         } = self;
         *flags = Flags::new(budget.limits().names(Resource::PollTime));
-        // Mostly it is the same one, whose count of handles the threads would take from each other.
+        // Mostly the budget is the same one; a clone would contend for its reference count with other threads.
         if !this_budget.is_same(&budget) {
             *this_budget = budget.into_owned();
         }
@@ -260,10 +260,10 @@ impl Meter {
         *started = Instant::now();
     }
 
-    /// Lets go of the account of work that is over, and reported.
+    /// Gives the account back, once its work is finished and reported.
     #[inline]
     pub(crate) fn recycle(mut self: Arc<Self>) {
-        // Whoever else knows of it may charge it, or look at it, at any time.
+        // Any other handle may charge or read it at any time, so it must not be reused then.
         match Arc::get_mut(&mut self) {
             Some(this) => {
                 this.clear();
@@ -275,11 +275,12 @@ impl Meter {
 
     #[cold]
     fn leave_to_others(self: Arc<Self>) {
-        // Taken out first, since its reporter was not allocated aside and is not freed aside.
+        // Only taken out without charge: its reporter was allocated by the user, and is freed at the user's charge.
         drop(memory::aside(|| Arc::into_inner(self)));
     }
 
-    /// Drops what is not the same for all work: what was made aside is freed aside, what others have made is not.
+    /// Drops everything that differs between works. Allocations of this crate are freed at nobody's charge, as they were
+    /// allocated; those of the user are charged.
     #[inline]
     fn clear(&mut self) {
         let Self {
@@ -292,7 +293,7 @@ impl Meter {
             rare,
             #[cfg(feature = "testing")]
             recording,
-            // Numbers, which are set when it begins anew.
+            // Numbers, which `begin` sets.
             flags: _,
             used: _,
             live: _,
@@ -309,7 +310,7 @@ impl Meter {
             timeless: _,
         } = self;
         if let Some(rare) = rare.take() {
-            drop(memory::aside(|| rare.without_ours()));
+            drop(memory::aside(|| rare.into_foreign_parts()));
         }
         if let Some(ancestors) = ancestors.take() {
             memory::aside(|| drop(ancestors));
@@ -320,7 +321,7 @@ impl Meter {
         if !span.is_none() {
             *span = Span::none();
         }
-        // One that is shared is likely to be that of the next work as well.
+        // A shared budget is likely to be that of the next work as well.
         if !budget.is_shared() {
             *budget = Budget::new();
         }
@@ -332,7 +333,7 @@ impl Meter {
         self.poison();
     }
 
-    /// Makes every number one that no work has, so that each test sees what is not set anew.
+    /// Overwrites all numbers with implausible ones, so that any test notices one that `begin` does not set.
     #[cfg(debug_assertions)]
     fn poison(&mut self) {
         const POISON: u64 = 0xDEAD_DEAD_DEAD_DEAD;
@@ -356,7 +357,7 @@ impl Meter {
         self.started = self.started.checked_sub(Duration::from_secs(3_600)).unwrap_or(self.started);
     }
 
-    /// Notes which run it is, and who began it; before anything else that is rare.
+    /// Sets the origin. Must come before anything else that is kept in `rare`.
     pub(crate) fn set_origin(&self, origin: Origin) {
         if origin.tells_something() {
             self.rare.get_or_init(|| memory::aside(|| Box::new(Rare::of(origin))));
@@ -405,16 +406,16 @@ impl Meter {
         self.rare.get_or_init(|| memory::aside(Box::default))
     }
 
-    /// Notes how long the work waited before it was started.
+    /// Sets how long the work was queued before it was started.
     #[cfg(feature = "http")]
     pub(crate) fn set_queue_time(&self, waited: Duration) {
         self.queue_time.store(nanos(waited), Relaxed);
     }
 
-    /// Settles what this account is charged to, if it is not yet.
+    /// Fixes which outer accounts are charged with this one, unless that is determined already.
     ///
-    /// What has begun under some accounts must end under the same ones, and no parent may become the child
-    /// of its child. The end of a command is told in another task, where its time may cut the work.
+    /// A command that began under some accounts must end under the same ones, and no parent may become a child of its
+    /// own child. The driver reports the end of a command in another task, where its time may cut the work.
     #[cfg(feature = "mongodb")]
     pub(crate) fn settle(&self) {
         for meter in self.chain() {
@@ -424,68 +425,67 @@ impl Meter {
         }
     }
 
-    /// Notes that other tasks may charge this account, and all that it is charged to, as well.
+    /// Notes that other tasks may charge this account and its outer ones as well.
     pub(crate) fn share(&self) {
         self.each(|meter| meter.flags.set(Flags::SETTLED | Flags::SHARED));
     }
 
-    /// When the time of this work alone is up.
+    /// The deadline of this work, regardless of those of outer works.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.timeless.load(Relaxed) {
             return None;
         }
-        // A limit so long that the clock cannot show it is no limit.
+        // A limit beyond the range of the clock is no limit.
         self.started.checked_add(self.limits().hard_time(Resource::TotalTime)?)
     }
 
-    /// What is left of the time of the work, and of all that it runs inside.
+    /// The time left until the first deadline of this work and the outer ones.
     pub(crate) fn remaining_time(&self) -> Option<Duration> {
         let deadline = self.chain().filter_map(|meter| meter.deadline()).min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// How long a call of this name may take here, the time left not yet considered.
+    /// The tightest timeout for external calls of this name, regardless of the time that the work has left.
     pub(crate) fn external_timeout(&self, name: Key) -> Option<Duration> {
         let tightest = self.chain().map(|meter| meter.limits().external_timeout(name)).min()?;
         (tightest != NONE).then(|| Duration::from_nanos(tightest))
     }
 
-    /// Ends the work because its body had no piece for so long, and waited for this.
+    /// Cuts the work because its body had no frame for `waited`; `last` is what it was waiting for.
     #[cfg(feature = "http")]
-    pub(crate) fn was_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
+    pub(crate) fn cut_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
         self.reached(Resource::BodyIdle, nanos(waited), Suspect::Idling(last))
     }
 
-    /// Ends the work because its time is up.
-    pub(crate) fn time_is_up(&self) -> Cut {
+    /// Cuts the work because its deadline has passed.
+    pub(crate) fn cut_at_deadline(&self) -> Cut {
         self.reached(Resource::TotalTime, nanos(self.started.elapsed()), Suspect::Time)
     }
 
-    /// Ends the work at a hard limit that a timer has reached, if only just.
+    /// Cuts the work at a hard limit on time, which its timer has reached.
     fn reached(&self, resource: Resource, observed: u64, suspect: Suspect) -> Cut {
         let limit = self.limits().hard(resource);
         self.cross_hard(resource, observed, limit, suspect);
-        // Unless another limit was first, this is the crossing that ends it.
+        // If another limit was crossed before, that one is what ended the work; this crossing is still the error.
         let known = self.cut().filter(|cut| cut.violation().resource == resource);
         let make = || self.violation(resource, Severity::Hard, observed, limit, suspect);
         known.cloned().unwrap_or_else(|| Cut::new(make()))
     }
 
-    /// The crossing of a hard limit that ends the work.
+    /// The crossed hard limit that ends the work, if one was crossed.
     #[inline]
     pub(crate) fn cut(&self) -> Option<&Cut> {
         self.rare.get()?.cut.get()
     }
 
-    /// Whether there is anything to be asked of [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut) after a
-    /// poll.
+    /// Whether [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut) may return anything after a poll.
     #[inline]
     pub(crate) fn may_be_cut(&self) -> bool {
         self.flags.any(Flags::CUT | Flags::SHARED)
     }
 
-    /// The crossing of a hard limit that ends the work, now that it waits; if there is none yet, the task
-    /// will be woken by one that comes up elsewhere.
+    /// The crossed hard limit that ends the work, asked while it waits. If there is none yet, the current task is woken
+    /// when another task of the work crosses one.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.is_shared() {
             self.rare().waiter.set(cx);
@@ -507,7 +507,7 @@ impl Meter {
         }
     }
 
-    /// Notes that the work is being ended from outside, in the middle of whatever it does.
+    /// Notes that the work is being ended from outside: it is cut, or its future is dropped.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
         #[cfg(feature = "diesel")]
@@ -516,7 +516,7 @@ impl Meter {
 
     /// Runs the destructors of a part of the work that is ended from outside.
     ///
-    /// What other tasks of the work drop at that very moment counts as ended from outside as well.
+    /// What other tasks of the work drop at the same time counts as ended from outside as well.
     pub(crate) fn while_abandoned(&self, destructors: impl FnOnce()) {
         struct Restore<'a>(&'a AtomicU32);
 
@@ -533,6 +533,8 @@ impl Meter {
     }
 
     /// Whether this work, or one that it runs inside, is being ended from outside.
+    ///
+    /// See [`abandon`](Self::abandon).
     #[cfg(feature = "sqlx")]
     pub(crate) fn is_abandoned(&self) -> bool {
         let part = |meter: &Self| {
@@ -541,26 +543,27 @@ impl Meter {
         self.chain().any(|meter| meter.abandoned.load(Relaxed) || part(&meter))
     }
 
-    /// Whether something was refused, so that an answer made without it is not to be used.
+    /// Whether an operation was refused, so that output produced without it is not to be used.
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.load(Relaxed)
     }
 
-    /// Whether more was refused than work asks for that ends when it is told to.
+    /// Whether more was refused than to work that ends at its first error, so that it seems to retry in a loop.
     pub(crate) fn is_refused_often(&self) -> bool {
         const OFTEN: u32 = 16;
         self.rare.get().is_some_and(|rare| rare.refusals.load(Relaxed) > OFTEN)
     }
 
-    /// The headers of a response are there; limits on the wall time may have ended with them.
+    /// Checks the limits on the wall time for the last time when the headers of the response are known, if they end
+    /// there.
     #[cfg(feature = "http")]
-    pub(crate) fn headers_are_there(&self) {
+    pub(crate) fn end_clock_at_headers(&self) {
         if self.limits().end_at_headers {
             self.check_wall_time();
         }
     }
 
-    /// Notes that the wall time of the work is over.
+    /// Ends the wall time of the work.
     pub(crate) fn stop_clock(&self) {
         self.check_wall_time();
         // Only the first call counts.
@@ -568,10 +571,10 @@ impl Meter {
     }
 
     fn check_wall_time(&self) {
-        // Whoever runs the work looks at it, one at a time.
+        // Only the task that runs the work gets here, so there is no race between load and store.
         if !self.timeless.load(Relaxed) {
             self.timeless.store(true, Relaxed);
-            // The clock is read only for a limit, and compared in its own measure.
+            // The clock is read only if there is a limit, and compared as it is, without conversion.
             let limit =
                 self.limits().lowest_wall_time.and_then(|lowest| self.started.checked_add(lowest));
             let is_above = limit.is_some_and(|limit| Instant::now() > limit);
@@ -581,7 +584,7 @@ impl Meter {
         }
     }
 
-    /// Whether there is a limit on the wall time that has not been checked for good.
+    /// Whether there is a limit on the wall time that has not been checked for the last time.
     #[cfg(feature = "http")]
     fn has_wall_time_limit(&self) -> bool {
         !self.timeless.load(Relaxed) && self.limits().lowest_wall_time.is_some()
@@ -594,7 +597,7 @@ impl Meter {
         self.check_afterwards(Resource::SlowRequest, total);
     }
 
-    /// The checks that can only be made at the end.
+    /// Makes the checks that are only possible at the end.
     pub(crate) fn close(&self) {
         #[cfg(feature = "http")]
         self.end_outlived();
@@ -615,28 +618,28 @@ impl Meter {
         (self.crossed.load(Relaxed) & soft).count_ones()
     }
 
-    /// Whether polls of the work are to be [noted](Self::polled).
+    /// Whether each poll has to be [noted](Self::note_poll), or takes place in a span of its own.
     #[inline]
-    pub(crate) fn asks_of_polls(&self) -> bool {
+    pub(crate) fn observes_polls(&self) -> bool {
         self.flags.any(Flags::TIMES_POLLS | Flags::COMMANDS | Flags::SPAN)
     }
 
-    /// Notes that a poll of the work begins; since when it runs, if that is to be known.
-    pub(crate) fn polled(&self) -> Option<Instant> {
+    /// Notes that a poll of the work begins. Returns when, if polls are timed.
+    pub(crate) fn note_poll(&self) -> Option<Instant> {
         #[cfg(feature = "mongodb")]
         if let Some(commands) = self.commands() {
-            commands.polled(self.started);
+            commands.note_poll(self.started);
         }
         self.flags.any(Flags::TIMES_POLLS).then(Instant::now)
     }
 
-    /// The commands under way.
+    /// The MongoDB commands in flight.
     #[cfg(feature = "mongodb")]
     fn commands(&self) -> Option<&InFlight> {
         self.rare.get().map(|rare| &rare.commands)
     }
 
-    /// The commands under way, to which one is added.
+    /// The MongoDB commands in flight, to which the caller is going to add one.
     #[cfg(feature = "mongodb")]
     fn expect_commands(&self) -> &InFlight {
         let commands = &self.rare().commands;
@@ -644,21 +647,21 @@ impl Meter {
         commands
     }
 
-    /// Whether commands that must not be dropped half way are under way.
+    /// Whether commands that must not be dropped midway are in flight.
     #[cfg(any(feature = "http", feature = "testing"))]
-    pub(crate) fn has_commands_under_way(&self) -> bool {
+    pub(crate) fn has_commands_in_flight(&self) -> bool {
         #[cfg(feature = "mongodb")]
         return self.commands().is_some_and(|commands| commands.is_any_held());
         #[cfg(not(feature = "mongodb"))]
         false
     }
 
-    /// Whether it has started MongoDB commands.
+    /// Whether the work has started MongoDB commands.
     pub(crate) fn has_run_commands(&self) -> bool {
         self.flags.any(Flags::COMMANDS)
     }
 
-    /// Whether no such command is under way; if any is, the task will be woken when none is.
+    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]
         return self.commands().map_or(Poll::Ready(()), |commands| commands.poll_none_held(cx));
@@ -669,7 +672,7 @@ impl Meter {
         }
     }
 
-    /// How long what is under way has taken by now.
+    /// How long the commands in flight have taken by now, in all.
     #[cfg(feature = "mongodb")]
     fn in_flight(&self) -> Duration {
         self.commands().map_or(Duration::ZERO, |commands| commands.time(self.started))
@@ -680,7 +683,7 @@ impl Meter {
         Duration::ZERO
     }
 
-    /// Bytes allocated less bytes freed, those of others included; `None` where they are not measured.
+    /// Bytes allocated less bytes freed, including frees of what others allocated; `None` if memory is not measured.
     pub(crate) fn net_memory(&self) -> Option<i64> {
         let signed = |bytes: &AtomicU64| i64::try_from(bytes.load(Relaxed)).unwrap_or(i64::MAX);
         let net = signed(&self.live).saturating_sub(signed(&self.freed_of_others));
@@ -695,7 +698,7 @@ impl Meter {
         self.used[resource.index()].load(Relaxed)
     }
 
-    /// What has been used, with this much memory not charged yet.
+    /// What has been used, including this much memory that is not charged yet.
     pub(crate) fn usage(&self, pending: Delta) -> Usage {
         let count = |resource| self.used(resource);
         let time = |resource| Duration::from_nanos(self.used(resource));
@@ -734,7 +737,7 @@ impl Meter {
     }
 }
 
-/// Writes where there is nothing to drop, which the compiler does not know.
+/// Overwrites a value that needs no drop, which the compiler cannot know.
 #[inline]
 fn fill<T>(empty: &mut T, value: T) {
     let _ = ManuallyDrop::new(mem::replace(empty, value));
@@ -742,9 +745,9 @@ fn fill<T>(empty: &mut T, value: T) {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        // Made aside, so freed aside, but for what others have made.
+        // Allocated at nobody's charge, so freed likewise, except for what the user allocated.
         if let Some(rare) = self.rare.take() {
-            drop(memory::aside(|| rare.without_ours()));
+            drop(memory::aside(|| rare.into_foreign_parts()));
         }
         if let Some(ancestors) = self.ancestors.take() {
             memory::aside(|| drop(ancestors));

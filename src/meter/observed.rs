@@ -1,4 +1,4 @@
-//! Statements that are charged after the fact, once each, however many report them.
+//! Statements that are reported after they were executed, and charged once each, however many sources report them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,7 +11,7 @@ use super::{Meter, Suspect};
 use crate::memory;
 use crate::resource::Resource;
 
-/// A statement that was executed, as somebody else than a metered connection reports it.
+/// A statement that was executed, as reported by something else than a metered connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Observation<'a> {
     pub(crate) text: &'a str,
@@ -23,13 +23,13 @@ pub(crate) struct Observation<'a> {
 /// Who reports a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReportedBy {
-    /// An event of the driver, which is known to be about no metered connection.
+    /// An event of the driver, about a connection that is known not to be metered.
     #[cfg_attr(
         not(any(feature = "diesel", feature = "witness")),
         expect(dead_code, reason = "of drivers that report by themselves")
     )]
     Event,
-    /// A callback, which may be about a statement that was counted in another way as well.
+    /// A callback, about a statement that may be counted in another way as well.
     Callback,
 }
 
@@ -37,8 +37,8 @@ pub(crate) enum ReportedBy {
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     count: AtomicU64,
-    /// By the text without its white space: sqlx 0.7 lays out the texts of its events anew. Work that is only
-    /// metered never has it, so a lock will do.
+    /// By the text without its white space, since sqlx 0.7 reformats the texts of its events. Work on metered
+    /// connections only never fills it, so a lock is cheap enough.
     reports: Mutex<HashMap<u64, Reports>>,
 }
 
@@ -61,12 +61,12 @@ struct Reports {
 enum Taken {
     /// The statement, which nobody has reported before, by this text.
     Statement(Key),
-    /// So many rows, which a callback that came first did not know of.
+    /// Rows of which the callback that came first did not know.
     Rows(u64),
 }
 
 impl Observed {
-    /// More texts than these are not told apart: a callback about one of them is taken for news.
+    /// The most texts that are distinguished. A callback about a further one always counts as a new statement.
     const MOST: usize = 1024;
 
     pub(super) fn count(&self) -> u64 {
@@ -100,7 +100,7 @@ impl Observed {
             reports.map_or(Taken::Statement(key), |reports| reports.take(key, by, rows, counted));
         if let Taken::Statement(key) = taken {
             self.count.fetch_add(1, Relaxed);
-            // Under the lock: the next report asks how often the text was counted.
+            // Under the lock, since the next report depends on how often the text was counted.
             count(key);
         }
         taken
@@ -112,7 +112,7 @@ impl Reports {
         Self { key, events: 0, callbacks: 0, counted: 0, event_rows: 0, counted_rows: 0 }
     }
 
-    /// `counted` is how often the text was counted as it is reported now.
+    /// `counted` returns how often exactly this text was counted so far.
     fn take(
         &mut self,
         key: Key,
@@ -144,10 +144,10 @@ impl Reports {
 }
 
 impl Meter {
-    /// Charges a statement that was executed, here and in all that this work runs inside, each of
-    /// which may know it already; whether this work did not.
+    /// Charges a statement that was executed, in this account and all outer ones, unless an account has counted it
+    /// already. Returns whether this one had not.
     ///
-    /// Nothing can be refused any more: a hard limit that it crosses ends the work at the end of its poll.
+    /// The statement cannot be refused any more: if it crosses a hard limit, the work is cut when its poll ends.
     pub(crate) fn observe(&self, statement: &Observation<'_>) -> bool {
         let words = memory::aside(|| Key::of_words(statement.text));
         let keys = (Key::of(statement.text), words);
@@ -202,7 +202,7 @@ impl Meter {
 
 #[cfg(feature = "testing")]
 impl Meter {
-    /// Notes rows of a statement that is recorded already, in an entry that all recordings share.
+    /// Adds rows to a statement that was recorded before; all recordings share its entry.
     fn record_more_rows(&self, text: &str, rows: u64) {
         memory::aside(|| {
             if let Some(recording) = self.recordings().next() {
@@ -220,12 +220,12 @@ impl Meter {
 
 #[cfg(feature = "witness")]
 impl Meter {
-    /// Whether a witness has seen this text more often than it was counted so far.
+    /// Whether a witness has reported this text more often than it was counted so far.
     fn is_overdue(&self, key: Key) -> bool {
         self.statements.is_overdue(key)
     }
 
-    /// Takes back what a witness has said of a statement before its callback came.
+    /// Undoes that a witness reported a statement as unmetered, now that its callback has come.
     fn forget_unmetered(&self, text: &str) {
         let one_less = |unmetered: u64| unmetered.checked_sub(1);
         // Nothing to take back where no witness has compared it.

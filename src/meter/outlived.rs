@@ -1,4 +1,4 @@
-//! What may be kept for longer than the unit of work that began it.
+//! Things begun by a unit of work that others may keep for longer than the work lasts.
 
 use std::fmt;
 use std::mem;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use super::Meter;
 use crate::memory;
 
-/// What others keep, and what is over when the work is: it must hold neither its account nor a timer any longer.
+/// Something that others keep, and that must release its account and its timer when the work ends.
 pub(crate) trait EndsWithWork: fmt::Debug + Send + Sync {
     /// Ends it. It may have ended by itself before.
     fn end(&self);
@@ -19,7 +19,7 @@ pub(super) struct Outlived(Mutex<Vec<Weak<dyn EndsWithWork>>>);
 impl Outlived {
     fn add(&self, other: Weak<dyn EndsWithWork>) {
         let mut all = self.lock();
-        // Before it would grow: so looking through it costs little for each.
+        // Only before it would grow, so that the scan is amortised.
         if all.len() == all.capacity() {
             all.retain(|other| other.strong_count() > 0);
         }
@@ -33,12 +33,12 @@ impl Outlived {
 }
 
 impl Meter {
-    /// Has this ended when the work is over, if somebody still keeps it then.
+    /// Registers something to be ended when the work ends, if it still exists then.
     pub(crate) fn end_with_work(&self, other: Weak<dyn EndsWithWork>) {
         memory::aside(|| self.rare().outlived.add(other));
     }
 
-    /// Ends what would outlive the work.
+    /// Ends everything that was registered and still exists.
     pub(super) fn end_outlived(&self) {
         let Some(rare) = self.rare.get() else { return };
         let all = mem::take(&mut *rare.outlived.lock());

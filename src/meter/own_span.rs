@@ -1,4 +1,4 @@
-//! The span of its own by which work is known on the threads of drivers.
+//! The span by which a unit of work is recognised on the threads of drivers.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -11,35 +11,35 @@ use super::Meter;
 use super::flags::Flags;
 use crate::memory;
 
-/// What makes each new account known to a layer of `tracing` that attributes statements to it.
+/// Registers each new account with the `tracing` layer that attributes statements to accounts.
 ///
-/// Set by that layer, of which the meter knows nothing.
+/// Set by that layer, so that this module does not depend on it.
 static ADOPT: OnceLock<fn(&Arc<Meter>)> = OnceLock::new();
 
-/// Calls this for each account from now on; the first such function stays for good.
+/// Has this function called for each new account. Only the first function that is set counts.
 pub(crate) fn adopt_by(adopt: fn(&Arc<Meter>)) {
     ADOPT.get_or_init(|| adopt);
 }
 
-/// Whether anything is called for each account.
+/// Whether a function is called for each new account.
 #[cfg(feature = "sqlx")]
 pub(crate) fn is_adopted() -> bool {
     ADOPT.get().is_some()
 }
 
-/// Made only while a layer asks for it.
+/// Only used if such a layer is installed.
 #[derive(Debug, Default)]
 pub(super) struct OwnSpans {
     own: OnceLock<Span>,
-    /// That of its metered connections, inside the other.
+    /// The span of its metered connections, a child of the other.
     #[cfg(feature = "sqlx")]
     metered: OnceLock<Option<Span>>,
-    /// How many threads that run none of the work are in one of these spans.
+    /// How many threads are in one of these spans without running the work: those of drivers.
     elsewhere: AtomicUsize,
 }
 
 impl Meter {
-    /// Makes a new account known to the layer that attributes statements by spans, if the process has one.
+    /// Registers a new account with the layer that attributes statements by spans, if there is one.
     #[inline]
     pub(crate) fn adopt(self: &Arc<Self>) {
         if let Some(adopt) = ADOPT.get() {
@@ -47,7 +47,7 @@ impl Meter {
         }
     }
 
-    /// Lets the work run in this span, which is its own.
+    /// Sets the span in which the work is to run.
     pub(crate) fn run_in(&self, span: Span) {
         self.rare().spans.own.get_or_init(|| span);
         self.flags.set(Flags::SPAN);
@@ -69,14 +69,14 @@ impl Meter {
         spans.metered.get_or_init(|| make(own)).clone()
     }
 
-    /// Lets the threads of drivers charge the work, and so cut it while it waits.
+    /// Allows the threads of drivers to charge the work, and so to cut it while it waits.
     pub(crate) fn share_with_drivers(&self) {
         if self.flags.any(Flags::SPAN) {
             self.share();
         }
     }
 
-    /// Notes that a thread works for this work in its span.
+    /// Notes that a driver's thread has entered the span of this work.
     pub(crate) fn enter_elsewhere(&self) {
         for meter in self.chain() {
             if let Some(spans) = meter.own_spans() {
@@ -93,10 +93,10 @@ impl Meter {
         }
     }
 
-    /// Waits for threads of drivers that are about to report a statement.
+    /// Waits for drivers' threads that are about to report a statement.
     ///
-    /// The result of a statement comes before its event, by some microseconds. A thread that still
-    /// executes one, which nobody waits for any more, is not waited for longer than this.
+    /// Such a thread sends the result of a statement some microseconds before it emits the event. The wait is bounded,
+    /// since the thread may still execute a statement whose result was given up.
     #[expect(clippy::disallowed_types, reason = "a paused clock stands still while this waits")]
     pub(crate) fn wait_for_drivers(&self) {
         const PATIENCE: Duration = Duration::from_millis(2);

@@ -1,4 +1,4 @@
-//! Observed statements that are in flight, where the begin and the end of one are reported apart.
+//! Observed statements in flight, whose begin and end are reported separately.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::resource::Resource;
 use crate::scope;
 use crate::time::Instant;
 
-/// The statements of one unit of work that have begun, and of which no end was reported yet.
+/// The statements of one unit of work that have begun and whose end was not reported yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending(Mutex<InFlight>);
 
@@ -27,10 +27,10 @@ struct InFlight {
 #[derive(Debug)]
 struct Begun {
     id: u64,
-    /// None, of transaction control.
+    /// `None` for transaction control.
     key: Option<Key>,
     since: Instant,
-    /// As far as is known the work waits for it: it is the newest on its connection.
+    /// The work waits for it, as far as is known: it is the newest on its connection.
     is_awaited: bool,
     recorded: Recorded,
 }
@@ -41,7 +41,7 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one out; whoever does that charges it.
+    /// Removes one; the caller charges it.
     fn take(&self, id: u64) -> Option<Begun> {
         let statements = &mut self.lock().statements;
         let position = statements.iter().position(|statement| statement.id == id)?;
@@ -50,9 +50,8 @@ impl Pending {
 }
 
 impl Meter {
-    /// Counts a statement that begins here and now; by which number its end is to be reported.
-    ///
-    /// `None` if a callback has reported it already.
+    /// Counts a statement that begins now. Returns the number by which its end is to be reported, or `None` if a callback
+    /// has reported it already.
     pub(crate) fn begin_observed(&self, text: &str) -> Option<u64> {
         let reporter = ReportedBy::Event;
         let begun = Observation { text, time: Duration::ZERO, rows: 0, reporter };
@@ -70,7 +69,7 @@ impl Meter {
         self.record(Kind::Transaction, Some("BEGIN"))
     }
 
-    /// Notes that transaction control begins here and now; by which number its end is to be reported.
+    /// Notes that transaction control begins now. Returns the number by which its end is to be reported.
     pub(crate) fn begin_observed_control(&self, recorded: Recorded) -> u64 {
         self.begin_pending(None, recorded)
     }
@@ -102,7 +101,7 @@ impl Meter {
         }
     }
 
-    /// Notes that it is not known any more whether the work waits for this statement.
+    /// Notes that it is no longer known whether the work waits for this statement.
     pub(crate) fn doubt_observed(&self, id: u64) {
         let mut all = self.rare().pending.lock();
         if let Some(begun) = all.statements.iter_mut().find(|statement| statement.id == id) {
@@ -110,14 +109,14 @@ impl Meter {
         }
     }
 
-    /// Lets go of a statement whose end will not be reported. When it was given up is not known, so it has no time.
+    /// Removes a statement whose end will not be reported. It is charged no time, since it is not known when it ended.
     pub(crate) fn give_up_observed(&self, id: u64) {
         if let Some(begun) = self.rare().pending.take(id) {
             self.charge_begun(begun, Duration::ZERO);
         }
     }
 
-    /// Charges what the work waits for when it is ended from outside: it waits no longer.
+    /// Charges the statements that the work waits for at the moment at which it is ended from outside.
     pub(super) fn charge_pending(&self) {
         let Some(rare) = self.rare.get() else { return };
         let all = mem::take(&mut rare.pending.lock().statements);

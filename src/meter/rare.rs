@@ -1,4 +1,4 @@
-//! What most units of work never have.
+//! The part of an account that most units of work never need.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -18,12 +18,12 @@ use super::table::Table;
 use super::waiter::Waiter;
 use crate::error::Cut;
 
-/// Made when the first of it is needed: the account of most work is so much smaller.
+/// Allocated when the first field is needed, so that the accounts of most works are small.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
-    /// The crossing of a hard limit that ends the work.
+    /// The crossed hard limit that ends the work.
     pub(super) cut: OnceLock<Cut>,
-    /// The work itself, which waits for a cut that comes up elsewhere.
+    /// The task of the work itself, to be woken when another task crosses a hard limit.
     pub(super) waiter: Waiter,
     pub(super) externals: Table,
     /// Kinds of commands to caches.
@@ -31,18 +31,18 @@ pub(super) struct Rare {
     pub(super) caches: Table,
     /// How often something was refused.
     pub(super) refusals: AtomicU32,
-    /// Commands under way; charged with their time when they end.
+    /// MongoDB commands in flight, charged when they end.
     #[cfg(feature = "mongodb")]
     pub(super) commands: InFlight,
     pub(super) unmetered: AtomicU64,
-    /// Statements that were counted after the fact.
+    /// Statements that were counted after their execution.
     pub(super) observed: Observed,
-    /// Those of them that are in flight, where their end is reported apart.
+    /// Those of them that are in flight, if their begin and their end are reported separately.
     #[cfg(feature = "diesel")]
     pub(super) pending: Pending,
     #[cfg(feature = "witness")]
     pub(super) spans: OwnSpans,
-    /// After how long the wall time ended, where some of the work has gone on after that.
+    /// How long the wall time was, if it ended before the work did.
     pub(super) stopped: OnceLock<Duration>,
     /// How many parts of the work are being ended from outside.
     pub(super) parts_abandoned: AtomicU32,
@@ -56,8 +56,8 @@ impl Rare {
         Self { origin, ..Self::default() }
     }
 
-    /// Drops what was made here; leaves what was made by others.
-    pub(super) fn without_ours(self) -> impl Sized {
+    /// The parts that user code allocated; drops the others.
+    pub(super) fn into_foreign_parts(self) -> impl Sized {
         #[cfg(feature = "mongodb")]
         return (self.waiter, self.origin, self.commands.into_waiter());
         #[cfg(not(feature = "mongodb"))]

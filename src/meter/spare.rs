@@ -1,7 +1,7 @@
-//! Accounts of work that is over, which each thread keeps for the work that it starts next.
+//! Accounts of finished work, which each thread keeps for the work that it starts next.
 //!
-//! An account is larger than all else that the layer keeps of a request: making a new one for each took a fifth of
-//! what a request costs.
+//! An account is larger than everything else that the layer keeps per request: allocating one took a fifth of the cost of
+//! a request.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use super::Meter;
 use crate::memory;
 
-/// How many accounts a thread keeps at most: some kilobytes.
+/// The most accounts that a thread keeps: some kilobytes.
 const MOST: usize = 16;
 
 thread_local! {
-    /// How many there are; `None` before the first, and where the thread is being torn down.
+    /// How many accounts there are. `None` before the first one, and while the thread ends.
     ///
-    /// Apart from the accounts, as it has no destructor: it is looked at without asking whether that has run.
+    /// Not part of `ACCOUNTS`, since a thread-local without a destructor is read without a check whether it was destroyed.
     static COUNT: Cell<Option<usize>> = const { Cell::new(None) };
     static ACCOUNTS: Accounts = const { Accounts([const { Cell::new(None) }; MOST]) };
 }
@@ -29,7 +29,7 @@ impl Drop for Accounts {
     }
 }
 
-/// An account that nobody else knows of, if there is one.
+/// Takes an account to which there is no other handle, if there is one.
 #[inline]
 pub(super) fn take() -> Option<Arc<Meter>> {
     let last = COUNT.get()?.checked_sub(1)?;
@@ -37,12 +37,12 @@ pub(super) fn take() -> Option<Arc<Meter>> {
     ACCOUNTS.try_with(|accounts| accounts.0.get(last)?.take()).ok().flatten()
 }
 
-/// Keeps an account that nobody else knows of, unless there are enough.
+/// Keeps an account to which there is no other handle, unless there are enough.
 #[inline]
 pub(super) fn keep(account: Arc<Meter>) {
     match COUNT.get() {
         Some(count) if count < MOST => put(account, count),
-        // The first use of what has a destructor may allocate.
+        // The first use of a thread-local with a destructor may allocate.
         count => memory::aside(|| put(account, count.unwrap_or(0))),
     }
 }
@@ -55,7 +55,7 @@ fn put(account: Arc<Meter>, count: usize) {
             COUNT.set(Some(count.saturating_add(1)));
         }
     };
-    // A thread that is being torn down keeps none.
+    // A thread that is ending keeps none.
     let _ = ACCOUNTS.try_with(put);
 }
 

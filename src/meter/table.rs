@@ -13,25 +13,25 @@ use crowd::Crowd;
 
 pub(crate) use crate::key::{DatabaseId, Key};
 
-/// How often each text was seen, and how long it took.
+/// How often each text was counted, and how long it took.
 ///
-/// Grows by blocks; an entry, once taken, is never moved or freed, so readers need no lock. What does
-/// not fit any more (some hundred to some thousand texts) is in the [`Crowd`], which knows the most frequent
-/// of it and counts the rest together.
+/// Grows by blocks. An entry that is taken is never moved or freed, so readers need no lock. Texts that find no free
+/// entry (beyond some hundred to some thousand) are in the [`Crowd`], which knows the most frequent ones and counts the
+/// rest together.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// Most work has but one statement or none, so what is not needed for that is made when it is.
+    /// Allocated with the first text: many works execute no statement.
     head: OnceLock<Box<Head>>,
 }
 
 #[derive(Debug)]
 struct Head {
     first: Block,
-    /// Bytes of texts.
+    /// How many bytes of texts are kept.
     kept: AtomicUsize,
     /// Texts that have no entry.
     crowd: OnceLock<Box<Crowd>>,
-    /// Texts that have an entry, on any database but the first on which they were executed.
+    /// Executions of texts that have an entry, on other databases than the first one that each was executed on.
     elsewhere: OnceLock<Box<Table>>,
 }
 
@@ -42,10 +42,10 @@ pub(crate) enum By {
     /// The driver, for a metered connection or for itself.
     #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     MeteredDriver,
-    /// A metered pool or its driver, besides the statements of the work: in a hook, or to describe one.
+    /// A metered pool or its driver, not at the request of the work: in a hook, or to describe a statement.
     #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     Itself,
-    /// That cannot be told.
+    /// It is not known who.
     Anyone,
     /// The driver, for a connection that is not metered.
     Others,
@@ -53,7 +53,7 @@ pub(crate) enum By {
 
 #[cfg(feature = "witness")]
 impl By {
-    /// Whether it was done for a metered connection.
+    /// Whether it was executed on a metered connection.
     pub(crate) fn is_metered(self) -> bool {
         matches!(self, Self::MeteredDriver | Self::Itself)
     }
@@ -69,26 +69,26 @@ struct Block {
 pub(crate) struct Entry {
     /// 0 while the entry is free.
     key: AtomicU64,
-    /// How often it was counted on the database on which it was executed first.
+    /// How often it was counted on the first database that it was executed on.
     count: AtomicU64,
-    /// That database; 0 while there is none.
+    /// The id of that database; 0 while there is none.
     database: AtomicU32,
     /// How often it was counted on others.
     elsewhere: AtomicU32,
     nanos: AtomicU64,
-    /// When the last execution that is in flight began to be waited for, in nanoseconds after the start of the work.
+    /// When the wait for the last execution began that is in flight, in nanoseconds after the start of the work.
     since: AtomicU64,
-    /// How many executions are being waited for.
+    /// How many executions are in flight.
     in_flight: AtomicU32,
-    /// How many bytes the work had allocated when that one began to be waited for.
+    /// How many bytes the work had allocated when that wait began.
     allocated_before: AtomicU64,
-    /// How many it has allocated while executions were waited for that are over.
+    /// How many bytes it has allocated during waits that have ended.
     allocated: AtomicU64,
-    /// How often an independent witness saw it.
+    /// How often a witness has reported it.
     #[cfg(feature = "witness")]
     seen: AtomicU64,
     text: OnceLock<Box<str>>,
-    /// Whether it changes something: undecided at first.
+    /// Whether the statement writes: undecided at first.
     writes: AtomicU8,
 }
 
@@ -103,19 +103,19 @@ pub(crate) struct Counted<'a> {
 
 impl Table {
     const SIZES: [usize; 5] = [8, 32, 128, 512, 1024];
-    /// How many places of a block a key may be in.
+    /// How many positions of a block a key may have.
     const PROBES: usize = 8;
     /// The most bytes of texts that are kept, in all.
     const MOST_BYTES: usize = 64 << 10;
-    /// The most bytes of texts that are left to the next work.
+    /// The most bytes of texts that are kept for the next work.
     const MOST_BYTES_LEFT: usize = 2 << 10;
     /// The most bytes that are kept of one text.
     const LONGEST: usize = 2 << 10;
 
-    /// Forgets all that was counted.
+    /// Resets all counts.
     ///
-    /// A few short texts keep their places, for the next work that executes them: it has nothing to allocate then,
-    /// and finds decided what they are. Nothing is said of a text that was not counted.
+    /// A few short texts keep their entries for the next work that executes them: nothing has to be allocated then, and
+    /// whether they write is known. A text that was not counted since is in no report.
     #[inline]
     pub(crate) fn clear(&mut self) {
         if self.head.get_mut().is_some() {
@@ -131,18 +131,18 @@ impl Table {
             return *self = Self::default();
         }
         let taken = first.entries.iter_mut().map(Entry::clear).filter(|is_taken| *is_taken).count();
-        // Nearly full: what the next work executes shall have a place as well.
+        // Nearly full: leave room for the texts of the next work.
         if taken > Self::SIZES[0] / 2 {
             *self = Self::default();
         }
     }
 
-    /// Counts one more of this text; returns how many there are now on its database, or at least are.
+    /// Counts one execution of this text. Returns how often it was counted on its database, or a lower bound.
     pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
         self.take(key, text, u64::MAX).unwrap_or_default()
     }
 
-    /// Counts one more of this text, unless that would be more than so many on its database.
+    /// Counts one execution of this text, unless that would be more than `most` on its database.
     pub(crate) fn take(&self, key: Key, text: &str, most: u64) -> Option<u64> {
         let head = self.head();
         let Some(entry) = head.entry(key) else {
@@ -159,14 +159,14 @@ impl Table {
         Some(count)
     }
 
-    /// Whether a statement changes something; decided once for each text that is told apart.
+    /// Whether a statement writes; decided once for each text that has an entry.
     pub(crate) fn writes(&self, key: Key, text: &str) -> bool {
         let head = self.head();
         let Some(entry) = head.entry(key) else { return is_write(text) };
         match entry.writes.load(Relaxed) {
             Entry::UNDECIDED => {
                 let writes = is_write(text);
-                // One that is refused has not been counted, but is named all the same.
+                // A statement that is refused is not counted, but the violation names it.
                 entry.text.get_or_init(|| head.keep(text));
                 entry.writes.store(if writes { Entry::WRITES } else { Entry::READS }, Relaxed);
                 writes
@@ -175,7 +175,7 @@ impl Table {
         }
     }
 
-    /// Takes back one that was counted, because it is not executed after all.
+    /// Uncounts one execution, because the statement is not executed after all.
     pub(crate) fn give_back(&self, key: Key) {
         let head = self.head();
         match self.find(key) {
@@ -190,7 +190,7 @@ impl Table {
         }
     }
 
-    /// How often this text was counted on its database, or at least was.
+    /// How often this text was counted on its database, or a lower bound.
     pub(crate) fn repeated(&self, key: Key) -> u64 {
         match self.find(key) {
             Some(entry) if entry.is_first_on(key.database()) => entry.count.load(Relaxed),
@@ -199,15 +199,15 @@ impl Table {
         }
     }
 
-    /// Notes that a text was executed; whether that is more often than it was counted.
+    /// Notes that a witness has reported an execution. Returns whether that is one more than was counted.
     ///
-    /// Counting comes first, so there is no order in which this is wrong for long: if an uncounted
-    /// execution is seen before a counted one, the latter is the one too many.
+    /// Metered connections count before they execute. So if an unmetered execution is reported before a metered one,
+    /// the report of the latter is the one too many, and the sum is right all the same.
     #[cfg(feature = "witness")]
     pub(crate) fn witness(&self, key: Key, text: &str, by: By) -> bool {
         let entry = match by {
             By::Itself => return false,
-            // Either counted, or a statement of the driver's own.
+            // Either it was counted, or the driver executes it for itself.
             By::MeteredDriver => self.find(key),
             By::Anyone | By::Others => self.head().entry(key),
         };
@@ -224,19 +224,19 @@ impl Table {
         is_uncounted
     }
 
-    /// Whether this text was counted more often than it was seen.
+    /// Whether this text was counted more often than it was reported.
     #[cfg(feature = "witness")]
     pub(crate) fn has_unseen(&self, key: Key) -> bool {
         self.find(key).is_some_and(|entry| entry.count() > entry.seen.load(Relaxed))
     }
 
-    /// Whether this text was seen more often than it was counted.
+    /// Whether this text was reported more often than it was counted.
     #[cfg(feature = "witness")]
     pub(crate) fn is_overdue(&self, key: Key) -> bool {
         self.find(key).is_some_and(|entry| entry.seen.load(Relaxed) > entry.count())
     }
 
-    /// Every text that was executed more often than it was counted, with how often more.
+    /// Every text that was reported more often than it was counted, and how often more.
     #[cfg(feature = "witness")]
     pub(crate) fn uncounted(&self) -> impl Iterator<Item = (&Entry, u64)> {
         let more = |entry: &Entry| entry.seen.load(Relaxed).saturating_sub(entry.count());
@@ -253,10 +253,10 @@ impl Table {
         }
     }
 
-    /// Notes that one execution of a text, counted before, is waited for from now on; so many bytes have been
-    /// allocated.
+    /// Notes that the wait for one execution of a text begins. The text was counted before; `allocated` is how many bytes
+    /// the work has allocated so far.
     ///
-    /// What has no entry of its own is not noted.
+    /// Does nothing for a text without an entry.
     pub(crate) fn begin_wait(&self, key: Key, now: u64, allocated: u64) {
         if let Some(entry) = self.find(key) {
             entry.since.store(now, Relaxed);
@@ -265,21 +265,21 @@ impl Table {
         }
     }
 
-    /// Notes that one that was [waited for](Self::begin_wait) is so no more.
+    /// Notes that a wait that has [begun](Self::begin_wait) ends.
     ///
-    /// Of several at once, what was allocated counts from the beginning of the last.
+    /// If there are several at once, allocations count from the beginning of the last.
     pub(crate) fn end_wait(&self, key: Key, allocated: u64) {
         if let Some(entry) = self.find(key) {
             entry.in_flight.fetch_sub(1, Relaxed);
             let meanwhile = allocated.saturating_sub(entry.allocated_before.load(Relaxed));
-            // Most waits allocate nothing: looking is cheaper.
+            // Most waits allocate nothing, and a comparison is cheaper.
             if meanwhile > 0 {
                 entry.allocated.fetch_add(meanwhile, Relaxed);
             }
         }
     }
 
-    /// The text for which was waited longest, and how long, what is in flight included.
+    /// The text that took most of the time, and how much, including what is in flight.
     pub(crate) fn slowest(&self, now: u64) -> Option<(&Entry, u64)> {
         let time =
             |entry: &Entry| entry.nanos().saturating_add(entry.waiting(now).unwrap_or_default());
@@ -287,7 +287,7 @@ impl Table {
         waited.max_by_key(|(entry, time)| (*time, entry.rank()))
     }
 
-    /// How many bytes were allocated while each text was waited for, of so many in all.
+    /// How many of `total` bytes were allocated during the waits for each text.
     pub(crate) fn allocations(&self, total: u64) -> impl Iterator<Item = (&Entry, u64)> {
         self.entries().map(move |entry| (entry, entry.allocated(total)))
     }
@@ -311,7 +311,7 @@ impl Table {
         self.find(key).map(Entry::counted).or_else(|| self.in_crowd(key))
     }
 
-    /// The text that was counted most often of so many executions; none where that may be another one.
+    /// The text that was counted most often of all executions; `None` if it may be one that is not distinguished.
     pub(crate) fn most(&self, of_all: u64) -> Option<Counted<'_>> {
         let told = self.entries().map(Entry::count).sum::<u64>();
         let in_crowd = self.crowd().map_or(0, Crowd::total);
@@ -324,8 +324,7 @@ impl Table {
         (most.count > another).then_some(most)
     }
 
-    /// Every text that is told apart; of those that have no entry the ones that were repeated, as they are when they are
-    /// asked for first.
+    /// Every text that has an entry, then the repeated ones of those that have none, as they are at the first call.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         let crowd = self.crowd().into_iter().flat_map(|crowd| &*crowd.settled().entries);
         self.entries().chain(crowd)
@@ -378,7 +377,7 @@ impl Table {
         })
     }
 
-    /// As much of a text as is kept of it.
+    /// The beginning of a text, as long as is kept of it.
     fn beginning(text: &str) -> &str {
         &text[..text.floor_char_boundary(Self::LONGEST)]
     }
@@ -393,16 +392,15 @@ impl Head {
         self.elsewhere.get_or_init(|| memory::aside(Box::default))
     }
 
-    /// The entry of this key, taken now if need be.
+    /// The entry of this key. Takes a free one if there is none.
     ///
-    /// Every thread looks at the same places in the same order and a place is never given back, so
-    /// no key gets two entries.
+    /// All threads probe the same positions in the same order and an entry is never released, so no key gets two.
     fn entry(&self, key: Key) -> Option<&Entry> {
         let mut block = &self.first;
         let mut sizes = Table::SIZES[1..].iter();
         loop {
             for entry in block.probe(key) {
-                // Mostly it is there: looking is cheaper than exchanging.
+                // Mostly it exists, and a load is cheaper than a compare-exchange.
                 if entry.is_of(key) {
                     return Some(entry);
                 }
@@ -431,7 +429,7 @@ impl Head {
 impl Drop for Table {
     fn drop(&mut self) {
         if let Some(head) = self.head.take() {
-            // What was not charged to anybody must not be taken off anybody's account either.
+            // Allocated at nobody's charge, so freed likewise.
             memory::aside(|| drop(head));
         }
     }
@@ -460,7 +458,7 @@ impl Entry {
     const READS: u8 = 1;
     const WRITES: u8 = 2;
 
-    /// Forgets what was counted of its text; whether it has one.
+    /// Resets the counts. Returns whether the entry is taken.
     fn clear(&mut self) -> bool {
         let Self {
             key,
@@ -474,7 +472,7 @@ impl Entry {
             allocated,
             #[cfg(feature = "witness")]
             seen,
-            // Of the text, whoever executes it.
+            // Facts about the text, which stay.
             text: _,
             writes: _,
         } = self;
@@ -501,13 +499,13 @@ impl Entry {
         self.key.load(Relaxed) == key.raw()
     }
 
-    /// How often it was counted, on all databases.
+    /// How often it was counted on all databases.
     pub(crate) fn count(&self) -> u64 {
         let elsewhere = u64::from(self.elsewhere.load(Relaxed));
         self.count.load(Relaxed).saturating_add(elsewhere)
     }
 
-    /// Whether it was executed first on this database; so it is if this is the first time.
+    /// Whether this is the first database that it was executed on. Makes it the first, if there was none.
     fn is_first_on(&self, database: DatabaseId) -> bool {
         let first = self.database.load(Relaxed);
         let made = || self.database.compare_exchange(0, database.raw(), Relaxed, Relaxed);
@@ -515,12 +513,12 @@ impl Entry {
             || (first == 0 && made().map_or_else(|other| other == database.raw(), |_| true))
     }
 
-    /// Decides between equals, whatever place each has: that may depend on work that is over.
+    /// Breaks ties independently of the positions of entries, which may depend on earlier work.
     fn rank(&self) -> u64 {
         self.key.load(Relaxed)
     }
 
-    /// How long the last execution that is in flight has been waited for.
+    /// How long the wait for the last execution in flight has lasted.
     pub(crate) fn waiting(&self, now: u64) -> Option<u64> {
         let is_in_flight = self.in_flight.load(Relaxed) > 0;
         is_in_flight.then(|| now.saturating_sub(self.since.load(Relaxed)))
@@ -538,7 +536,7 @@ impl Entry {
         Counted { text: self.text().into(), count: self.count(), nanos: self.nanos() }
     }
 
-    /// One that does not change any more.
+    /// An entry that does not change any more.
     fn settled(key: Key, count: u64, nanos: u64, text: Box<str>) -> Self {
         Self {
             key: key.raw().into(),

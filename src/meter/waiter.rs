@@ -1,17 +1,17 @@
-//! The task that waits for something of a unit of work.
+//! A task that waits for an event in a unit of work.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
-/// Who is to be woken, if anybody is.
+/// The task to be woken, if any.
 ///
-/// Nothing that is not ours is called under the lock: the last waker of a task takes the task with it, and that
-/// may be a part of this very work.
+/// No code of others is called under the lock: dropping the last waker of a task drops the task, which may be part of
+/// this work and come back here.
 #[derive(Debug, Default)]
 pub(super) struct Waiter(Mutex<Option<Waker>>);
 
 impl Waiter {
-    /// Has this task woken, and no longer the one before.
+    /// Registers the current task in place of the one before.
     pub(super) fn set(&self, cx: &Context<'_>) {
         let waker = cx.waker().clone();
         let before = self.lock().replace(waker);
@@ -25,7 +25,7 @@ impl Waiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        // No access panics half way, so a poisoned one is whole.
+        // No access panics midway, so a poisoned one is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

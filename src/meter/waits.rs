@@ -12,19 +12,19 @@ use super::table::Key;
 use crate::resource::Resource;
 use crate::time::{Instant, nanos};
 
-/// The waits that are no statement, and no call.
+/// Waits for something else than a statement or a call.
 #[derive(Debug, Default)]
 pub(super) struct OtherWaits {
-    /// The last one that began, until it ends.
+    /// The wait that began last, until it ends.
     current: AtomicU64,
-    /// The pool, if that is for a connection.
+    /// Its pool, if it is for a connection.
     pool: AtomicU32,
-    /// The pool of the longest wait for a connection that is over.
+    /// The pool of the longest wait for a connection that has ended.
     longest_pool: AtomicU32,
     longest: AtomicU64,
-    /// Since when the body was not asked for its next piece; 0 where it was.
+    /// Since when the server has not polled the body for its next frame; 0 if it has.
     unasked_since: AtomicU64,
-    /// How long it was not asked before that.
+    /// For how long it was not polled before that, in all.
     unasked: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum WaitFor {
 }
 
 impl OtherWaits {
-    /// The lowest bits say what is waited for, the others since when.
+    /// The lowest bits are what is waited for, the others since when.
     const BITS: u32 = 2;
     const CONNECTION: u64 = 1;
     const TRANSACTION: u64 = 2;
@@ -75,13 +75,13 @@ impl OtherWaits {
         Some((what, code >> Self::BITS))
     }
 
-    /// The longest wait for a connection that is over.
+    /// The longest wait for a connection that has ended.
     pub(super) fn longest(&self) -> (PoolId, u64) {
         let pool = PoolId::from_raw(self.longest_pool.load(Relaxed));
         (pool, self.longest.load(Relaxed))
     }
 
-    /// How long the body was not asked for its next piece.
+    /// For how long the server did not poll the body for its next frame, in all.
     pub(super) fn unasked(&self, now: u64) -> u64 {
         let before = self.unasked.load(Relaxed);
         match self.unasked_since.load(Relaxed) {
@@ -91,10 +91,10 @@ impl OtherWaits {
     }
 }
 
-/// Of waits, what has been allocated so far matters as well: by the work in polls that are over, which it knows, and in
-/// this one, which is given as `pending`.
+/// For each wait it is noted how much the work allocates meanwhile. What it has allocated so far is what was charged to
+/// it, plus `pending`: what the current poll has allocated.
 impl Meter {
-    /// Notes that a statement, which was counted, is waited for.
+    /// Notes that the work waits for a statement that was counted.
     pub(crate) fn begin_statement_wait(&self, key: Key, since: Instant, pending: u64) {
         self.statements.begin_wait(key, self.offset(since), self.allocated(pending));
     }
@@ -132,7 +132,7 @@ impl Meter {
         self.used(Resource::Allocated).saturating_add(pending)
     }
 
-    /// Notes that something else is waited for.
+    /// Notes that the work waits for something else.
     #[cfg(any(feature = "diesel", feature = "sqlx"))]
     pub(crate) fn begin_other_wait(&self, what: WaitFor, since: Instant) {
         if let WaitFor::Connection(pool) = what {
@@ -145,11 +145,11 @@ impl Meter {
     #[cfg(any(feature = "diesel", feature = "sqlx"))]
     pub(crate) fn end_other_wait(&self, what: WaitFor, since: Instant) {
         let code = OtherWaits::code(what, self.offset(since));
-        // Not noted any more: one that began later is.
+        // Fails if a later wait has replaced it.
         let _ = self.other_waits.current.compare_exchange(code, 0, Relaxed, Relaxed);
     }
 
-    /// Charges a wait for a connection that is over. The pool is asked for only if none was waited for longer.
+    /// Charges a wait for a connection that has ended. `pool` is only called if it was the longest so far.
     #[cfg(any(feature = "mongodb", feature = "sqlx"))]
     pub(crate) fn add_connection_wait(&self, time: Duration, pool: impl FnOnce() -> PoolId) {
         let waited = nanos(time);
@@ -160,18 +160,18 @@ impl Meter {
         self.add(Resource::ConnectionWait, waited, Suspect::Connection);
     }
 
-    /// Notes that the body has handed out a piece and is not asked for the next, until
-    /// [`end_unasked`](Self::end_unasked). The clock is read only where the wall time is limited.
+    /// Notes that the body has returned a frame and the server has yet to poll it for the next, until
+    /// [`end_unasked`](Self::end_unasked). The clock is read only if the wall time is limited.
     #[cfg(feature = "http")]
     pub(crate) fn begin_unasked(&self) {
         if self.has_wall_time_limit() {
-            // Never 0, which would mean that it is asked.
+            // Never 0, which means that the body was polled.
             let now = self.offset(Instant::now()).max(1);
             self.other_waits.unasked_since.store(now, Relaxed);
         }
     }
 
-    /// Notes that the body is asked for the next piece, or dropped.
+    /// Notes that the body is polled for the next frame, or dropped.
     #[cfg(feature = "http")]
     #[inline]
     pub(crate) fn end_unasked(&self) {

@@ -14,23 +14,25 @@ use crate::meter::Meter;
 use crate::meter::recording::Carry;
 
 thread_local! {
-    /// The account to which the carried future is charged that is polled here, in a task of its own.
+    /// The account that the carried future is charged to which this thread is polling now. Null if there is none,
+    /// or if the future is polled by its own work, which charges it anyway.
     static CARRIED: Cell<*const Meter> = const { Cell::new(ptr::null()) };
 }
 
-/// Whether what runs here is charged to this account, and yet is no part of its work's own future.
+/// Whether the code that runs on this thread is charged to this account but is not part of the future of its
+/// work: it runs in a task that was spawned by that work.
 #[cfg(feature = "mongodb")]
 pub(crate) fn is_carried(meter: &Meter) -> bool {
     ptr::eq(CARRIED.get(), meter)
 }
 
-/// Carried work entered on this thread, until dropped.
-struct Borne<'a> {
+/// Guard: the scope of the work that a carried future or closure is charged to, entered on this thread.
+struct EnteredCarried<'a> {
     _entered: Entered<'a>,
     before: *const Meter,
 }
 
-impl<'a> Borne<'a> {
+impl<'a> EnteredCarried<'a> {
     fn new(slot: &'a mut Option<Arc<Meter>>) -> Self {
         let meter = slot.as_ref().map_or(ptr::null(), Arc::as_ptr);
         let runs_here =
@@ -40,7 +42,7 @@ impl<'a> Borne<'a> {
     }
 }
 
-impl Drop for Borne<'_> {
+impl Drop for EnteredCarried<'_> {
     fn drop(&mut self) {
         CARRIED.set(self.before);
     }
@@ -49,7 +51,7 @@ impl Drop for Borne<'_> {
 pin_project! {
     /// The future of [`in_current_budget`](crate::BudgetExt::in_current_budget).
     pub struct InCurrentBudget<F> {
-        // `None` once it is done: its destructors run inside the scope as well.
+        // `None` once it has completed: its destructors also have to run inside the scope.
         #[pin]
         future: Option<F>,
         meter: Option<Arc<Meter>>,
@@ -59,7 +61,7 @@ pin_project! {
     impl<F> PinnedDrop for InCurrentBudget<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = Borne::new(this.meter);
+            let _entered = EnteredCarried::new(this.meter);
             this.future.set(None);
         }
     }
@@ -80,7 +82,7 @@ impl<F> InCurrentBudget<F> {
     }
 }
 
-/// Charges this to the work, if there is any.
+/// Runs `piece` inside the scope of this work, if there is any.
 #[cfg(all(feature = "testing", feature = "http"))]
 pub(crate) fn within<T>(meter: &mut Option<Arc<Meter>>, piece: impl FnOnce() -> T) -> T {
     let _entered = Entered::new(meter);
@@ -92,7 +94,7 @@ impl<F: Future> Future for InCurrentBudget<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        let entered = Borne::new(this.meter);
+        let entered = EnteredCarried::new(this.meter);
         let future = this.future.as_mut().as_pin_mut();
         let output = ready!(future.expect("not polled again after it was done").poll(cx));
         this.future.set(None);
@@ -124,17 +126,17 @@ impl<F> Carried<F> {
         self.call_by(|closure| closure())
     }
 
-    /// Calls the closure by another one, which has its arguments.
+    /// Passes the closure to `call`, which calls it with its arguments.
     pub(crate) fn call_by<T>(mut self, call: impl FnOnce(F) -> T) -> T {
         let closure = self.closure.take().expect("called once, by value");
-        let _entered = Borne::new(&mut self.meter);
+        let _entered = EnteredCarried::new(&mut self.meter);
         call(closure)
     }
 }
 
 impl<F> Drop for Carried<F> {
     fn drop(&mut self) {
-        let _entered = Borne::new(&mut self.meter);
+        let _entered = EnteredCarried::new(&mut self.meter);
         self.closure = None;
     }
 }

@@ -18,12 +18,12 @@ thread_local! {
 }
 
 struct Here {
-    /// The innermost unit of work; what it runs inside hangs on it.
+    /// The innermost unit of work; it knows the outer ones that it runs inside.
     ///
-    /// Whoever entered it takes it out again, so there is never anything to drop with the thread; and
-    /// what has no destructor is read without asking whether that has run.
+    /// Every guard that enters a scope also leaves it, so nothing is left to be dropped when the thread ends. That
+    /// allows `ManuallyDrop`: a thread-local without a destructor is read without a check whether it was destroyed.
     meter: Cell<ManuallyDrop<Option<Arc<Meter>>>>,
-    /// Since when memory is to be charged to it, if there is one.
+    /// The allocator's counters when the running poll began, or when memory was last charged.
     start: Cell<Sample>,
 }
 
@@ -33,8 +33,8 @@ impl Here {
         ManuallyDrop::into_inner(self.meter.replace(ManuallyDrop::new(meter)))
     }
 
-    /// Looks at the innermost unit of work, which is taken out meanwhile: whoever looks must not panic, or look
-    /// here again.
+    /// Passes the innermost unit of work to `at`. The slot is empty meanwhile, so `at` must neither panic nor call
+    /// this function again.
     #[inline]
     fn look<T>(&self, at: impl FnOnce(&Option<Arc<Meter>>) -> T) -> T {
         let meter = self.replace(None);
@@ -44,25 +44,25 @@ impl Here {
     }
 }
 
-/// Whether any unit of work is running here.
+/// Whether a unit of work is running on this thread.
 #[inline]
 pub(crate) fn is_any() -> bool {
     HERE.with(|here| here.look(Option::is_some))
 }
 
-/// Whether it is this unit of work that is running here.
+/// Whether this unit of work is the innermost one that is running on this thread.
 #[cfg(any(feature = "http", feature = "sqlx"))]
 pub(crate) fn is_current(this: &Arc<Meter>) -> bool {
     let is_this = |meter: &Arc<Meter>| Arc::ptr_eq(meter, this);
     HERE.with(|here| here.look(|meter| meter.as_ref().is_some_and(is_this)))
 }
 
-/// The unit of work that is running here.
+/// The innermost unit of work that is running on this thread.
 pub(crate) fn current() -> Option<Arc<Meter>> {
     HERE.with(|here| here.look(Clone::clone))
 }
 
-/// The usage of the work that is running here, what this very poll has used so far included.
+/// The usage of the running work, including what the current poll has used so far.
 pub(crate) fn usage() -> Option<Usage> {
     let meter = current()?;
     #[cfg(feature = "witness")]
@@ -70,28 +70,28 @@ pub(crate) fn usage() -> Option<Usage> {
     Some(meter.usage(pending()))
 }
 
-/// The hard limit that ends the work that is running here, what this very poll has used so far included.
+/// The error of a hard limit that ends the running work, including what the current poll has used so far.
 pub(crate) fn checkpoint() -> Result<(), Cut> {
     let Some(meter) = current() else { return Ok(()) };
     meter.checkpoint(pending())
 }
 
-/// Whether so much was refused to the work that is running here that nothing seems to end it.
+/// Whether so many operations were refused to the running work that it seems to retry without ever being cut.
 pub(crate) fn is_refused_often() -> bool {
     current().is_some_and(|meter| meter.chain().any(|meter| meter.is_refused_often()))
 }
 
-/// What this very poll has allocated and freed so far.
+/// What the current poll has allocated and freed so far.
 fn pending() -> Delta {
     HERE.with(|here| memory::since(here.start.get()))
 }
 
-/// How many bytes the work that is running here has allocated in this very poll so far.
+/// How many bytes the running work has allocated so far in the current poll.
 pub(crate) fn allocated_in_poll() -> u64 {
     if is_any() { pending().allocated } else { 0 }
 }
 
-/// A unit of work entered on this thread, until left or dropped.
+/// Guard: a unit of work whose scope is entered on this thread until the guard is dropped.
 pub(crate) struct Entered<'a> {
     slot: &'a mut Option<Arc<Meter>>,
     entry: Entry,
@@ -112,25 +112,27 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// How a unit of work was entered on this thread, for as long as it is.
+/// The state of one entry into a scope: how it was entered, and what has to be restored when it is left.
 ///
-/// The handle moves from its slot to the thread and back, so entering costs no reference count; meanwhile the
-/// slot holds what was running here before. Entered and left where it lies: copying it made 20 instructions of
-/// each poll.
+/// Entering swaps the handle of the work from its slot into the thread-local, and the handle of the work that ran
+/// before into the slot; leaving swaps them back. So neither costs a reference count. `enter` and `leave` change the
+/// value in place, because copying it took 20 instructions of each poll.
 pub(super) enum Entry {
-    /// Not at all: there was nothing to enter, or it was running here already, or it has been left.
+    /// Not entered: the slot was empty, the same work was running already, or the scope has been left.
     Out,
-    /// As nearly always: it wants nothing but its memory, and nothing was running here.
+    /// The fast path: no other work was running here, and only memory has to be charged.
     Plain,
+    /// The slow path: nested work, work whose polls are timed, work with a span of its own, or a recording.
     Noted(Notes),
 }
 
-/// What is to be known when the work is left.
+/// What has to be restored, or charged, when the scope is left.
 pub(super) struct Notes {
-    /// The memory of what was running here before, if anything was.
+    /// The memory counters of the work that was running here before, if there was any.
     outer: Option<OuterMemory>,
+    /// When the poll began, if polls are timed.
     polled: Option<Instant>,
-    /// The span of its own in which the work runs, if it has one.
+    /// The span by which the work is recognised on the threads of drivers, if it has one.
     #[cfg(feature = "witness")]
     span: Option<tracing::span::EnteredSpan>,
     _subscribed: Subscribed,
@@ -142,13 +144,13 @@ struct OuterMemory {
 }
 
 impl Entry {
-    /// Enters the work in this slot; once.
+    /// Enters the scope of the work in this slot. To be called once.
     ///
-    /// With an empty slot, and where this very work is running here already, all stays as it is.
+    /// Does nothing if the slot is empty, or if the same work is running on this thread already.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn enter(&mut self, slot: &mut Option<Arc<Meter>>) {
-        if slot.as_ref().is_none_or(|meter| meter.asks_of_polls()) || is_live() || is_any() {
-            return self.enter_noting(slot);
+        if slot.as_ref().is_none_or(|meter| meter.observes_polls()) || is_live() || is_any() {
+            return self.enter_with_notes(slot);
         }
         let meter = ManuallyDrop::new(slot.take());
         HERE.with(|here| here.meter.set(meter));
@@ -157,12 +159,12 @@ impl Entry {
         *self = Self::Plain;
     }
 
-    /// Leaves the work, unless it has been left.
+    /// Leaves the scope and charges what the poll has used. Does nothing if it was left before.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn leave(&mut self, slot: &mut Option<Arc<Meter>>) {
         match self {
             Self::Plain => self.leave_plainly(slot),
-            Self::Out | Self::Noted(_) => self.leave_noted(slot),
+            Self::Out | Self::Noted(_) => self.leave_with_notes(slot),
         }
     }
 
@@ -171,7 +173,7 @@ impl Entry {
         *self = Self::Out;
         let memory = memory::end(HERE.with(|here| here.start.get()));
         let meter = HERE.with(|here| here.replace(None));
-        // The slot is empty, which the compiler does not know: it would drop what is in it.
+        // The slot is empty, but the compiler does not know that and would emit code to drop its content.
         let _ = ManuallyDrop::new(mem::replace(slot, meter));
         // Most polls neither allocate nor free.
         if let (Some(memory), Some(meter)) = (memory, &*slot) {
@@ -181,10 +183,10 @@ impl Entry {
 
     #[cold]
     #[inline(never)]
-    fn enter_noting(&mut self, slot: &mut Option<Arc<Meter>>) {
+    fn enter_with_notes(&mut self, slot: &mut Option<Arc<Meter>>) {
         let Some(meter) = &*slot else { return };
         let _subscribed = Subscribed::new(meter, current);
-        let polled = meter.polled();
+        let polled = meter.note_poll();
         let entering = Arc::as_ptr(meter);
         #[cfg(feature = "witness")]
         let span = memory::aside(|| meter.own_span().cloned());
@@ -209,12 +211,12 @@ impl Entry {
 
     #[cold]
     #[inline(never)]
-    fn leave_noted(&mut self, slot: &mut Option<Arc<Meter>>) {
+    fn leave_with_notes(&mut self, slot: &mut Option<Arc<Meter>>) {
         let Self::Noted(notes) = mem::replace(self, Self::Out) else { return };
         let Notes { outer, polled, _subscribed, .. } = notes;
         let polled = polled.map(|since| since.elapsed());
         let memory = memory::end(HERE.with(|here| here.start.get()));
-        // Exited as it was entered: while the work is the one that is running here.
+        // The span was entered while this work was the running one, so it is exited before that changes.
         #[cfg(feature = "witness")]
         memory::aside(|| drop(notes.span));
         if let Some(outer) = &outer {
@@ -229,21 +231,22 @@ impl Entry {
     }
 }
 
-/// Charges a poll that is over to the work and to what it runs inside.
+/// Charges a poll that has ended to the work and to the works that it runs inside.
 fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<&OuterMemory>) {
     let Some(outer) = outer else { return charge_all(meter.chain(), memory, polled) };
-    // What encloses this poll on this thread accounts for its own polls, this one included.
+    // The work that encloses this poll on this thread charges its own polls, and this one is part of them.
     let enclosing = current();
     let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(&*open, outer));
     let elsewhere =
         |meter: &Meter| !enclosing.as_deref().is_some_and(|enclosing| is_in(enclosing, meter));
-    // Unless it is the poll of work that was made elsewhere, and is none of its business.
+    // Except if the enclosing work merely polls a future that belongs to other work: then this poll is charged to
+    // that work, and left out of the memory of the enclosing one.
     if let Some(stranger) = &enclosing
         && elsewhere(meter)
         && !is_in(meter, stranger)
     {
         if meter.chain().all(|meter| elsewhere(&meter)) {
-            // Nor that of any other that is open here, or has begun something of our own.
+            // No work that is open on this thread has to be charged.
             memory::forget(memory, outer.peak);
         } else {
             HERE.with(|here| here.start.set(memory::leave_out(memory, outer.start, outer.peak)));
@@ -252,7 +255,7 @@ fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<
     charge_all(meter.chain().take_while(|meter| elsewhere(meter)), memory, polled);
 }
 
-/// Charges the memory of a poll that is over, where nothing else was running.
+/// Charges the memory of a poll that has ended, where no other work was running on this thread.
 #[inline(never)]
 fn charge_plainly(meter: &Meter, memory: Delta) {
     meter.each(|meter| meter.add_memory(memory));

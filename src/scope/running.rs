@@ -1,4 +1,4 @@
-//! What the public API asks of the unit of work that is running on this thread.
+//! The parts of the public API that read the unit of work which is running on this thread.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Budget {
 impl Usage {
     /// The usage of the work that is running here, up to now; `None` outside every unit of work.
     ///
-    /// A statement or an external call that is still under way is counted, its time is not yet.
+    /// A statement or an external call that is still in flight is counted, its time is not yet.
     #[must_use]
     pub fn current() -> Option<Self> {
         usage()

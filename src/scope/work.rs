@@ -17,17 +17,17 @@ use crate::meter::{Meter, Origin};
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
 
-/// A unit of work: owned by the future, later the body, that runs it, and reported exactly once.
+/// A unit of work, owned by the future (later by the body) that runs it. Its end is reported exactly once.
 ///
-/// Dropped before it was finished, it was cancelled, or a panic went through it.
+/// If it is dropped before it was [finished](Self::finish), it ends as cancelled, or as panicked.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// Taken while entered, and for good once finished.
+    /// `None` while the scope is entered, and for good once the work is finished.
     meter: Option<Arc<Meter>>,
     /// A piece of it has panicked.
     panicked: bool,
-    /// For so many pieces more it is not settled inside which work this one runs: a service may be called
-    /// where its future is not polled.
+    /// How many more pieces may still determine which outer work this one runs inside. Two for a request, since the
+    /// service may be called inside of other work while its future is polled outside of it, or the reverse.
     links_left: u8,
 }
 
@@ -46,7 +46,7 @@ impl Work {
         work
     }
 
-    /// Starts work of which it is known which run it is, and in which other work it was made.
+    /// Starts work whose attributes and whose creator are known.
     pub(crate) fn start_from(
         origin: Origin,
         name: Name,
@@ -84,14 +84,14 @@ impl Work {
         result
     }
 
-    /// Such a piece, to be run between [`enter`](Running::enter) and [`leave`](Running::leave): for what would be
-    /// copied into a closure and out of it.
+    /// A piece to be run by hand between [`enter`](Running::enter) and [`leave`](Running::leave): for large values,
+    /// which a closure would copy in and out.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn piece(&mut self) -> Running<'_> {
         Running { work: self, entry: Entry::Out }
     }
 
-    /// Settles inside which work this one runs, if it is inside any or this is the last piece to look.
+    /// Determines which outer work this one runs inside, if any is running, or if this is the last piece that may.
     #[inline]
     fn link(&mut self) {
         self.links_left = self.links_left.saturating_sub(1);
@@ -123,15 +123,15 @@ impl Work {
         self.meter.as_ref()
     }
 
-    /// Whether there is anything to be asked of [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut).
+    /// Whether [`cut`](Self::cut) or [`poll_cut`](Self::poll_cut) may return anything.
     #[inline]
     pub(crate) fn may_be_cut(&self) -> bool {
         self.meter.as_deref().is_some_and(Meter::may_be_cut)
     }
 
-    /// The hard limit that ends the work now that a piece of it has run.
+    /// The crossed hard limit that ends the work, asked after a piece of it has run.
     ///
-    /// A finished answer stands, unless it was made without something that was refused.
+    /// Output that is complete (`finished`) is kept, unless an operation was refused to the work that produced it.
     #[inline]
     pub(crate) fn cut(&self, finished: bool) -> Option<Cut> {
         let meter = self.meter.as_deref().filter(|meter| meter.may_be_cut())?;
@@ -139,37 +139,37 @@ impl Work {
         (!finished || meter.is_refused()).then(|| cut.clone())
     }
 
-    /// The hard limit that ends the work while it waits, crossed by a task that it has spawned; if there is
-    /// none yet, that one will wake this task.
+    /// The crossed hard limit that ends the work while it waits: a task that it spawned may cross one. If there is
+    /// none yet, the current task is woken when there is.
     #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<Cut> {
         self.meter.as_deref().filter(|meter| meter.may_be_cut())?.poll_cut(cx).cloned()
     }
 
-    /// Ends the work because its time is up.
+    /// Cuts the work because its deadline has passed.
     ///
     /// # Panics
     ///
-    /// Panics if the work was finished already: then no timer rings any more.
-    pub(crate) fn time_is_up(&self) -> Cut {
-        self.meter.as_ref().expect("unfinished work has an account").time_is_up()
+    /// Panics if the work was finished already, which callers rule out: its timer is gone by then.
+    pub(crate) fn cut_at_deadline(&self) -> Cut {
+        self.meter.as_ref().expect("unfinished work has an account").cut_at_deadline()
     }
 
-    /// Ends the work because its body had no piece for so long, and waited for this.
+    /// Cuts the work because its body had no frame for `waited`; `last` is what it was waiting for.
     ///
     /// # Panics
     ///
-    /// As [`time_is_up`](Self::time_is_up).
+    /// As [`cut_at_deadline`](Self::cut_at_deadline).
     #[cfg(feature = "http")]
-    pub(crate) fn was_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
-        self.meter.as_ref().expect("unfinished work has an account").was_idle(waited, last)
+    pub(crate) fn cut_idle(&self, waited: Duration, last: Option<InFlightSince>) -> Cut {
+        self.meter.as_ref().expect("unfinished work has an account").cut_idle(waited, last)
     }
 
-    /// Whether commands that must not be dropped half way are under way, in work that can be polled on.
+    /// Whether commands are in flight that must not be dropped midway, and the work can be polled on until they end.
     #[cfg(feature = "http")]
-    pub(crate) fn has_commands_under_way(&self) -> bool {
+    pub(crate) fn has_commands_in_flight(&self) -> bool {
         let meter = self.meter.as_ref().filter(|_| !self.panicked);
-        meter.is_some_and(|meter| meter.has_commands_under_way())
+        meter.is_some_and(|meter| meter.has_commands_in_flight())
     }
 
     /// The span in which it was started.
@@ -178,24 +178,24 @@ impl Work {
         self.meter.as_deref().map(Meter::span)
     }
 
-    /// Whether no such command is under way; if any is, the task will be woken when none is.
+    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         self.meter.as_ref().map_or(Poll::Ready(()), |meter| meter.poll_commands(cx))
     }
 
-    /// Notes that the wall time of the work is over, though some of it goes on.
+    /// Ends the wall time of the work, though some of it is still polled on.
     pub(crate) fn stop_clock(&self) {
         if let Some(meter) = &self.meter {
             meter.stop_clock();
         }
     }
 
-    /// When work that is ended now has to be dropped, commands or not.
+    /// Until when work that is ended now may be polled on for its commands.
     pub(crate) fn end_of_grace(&self) -> Option<Instant> {
         Instant::now().checked_add(self.meter.as_ref()?.limits().grace)
     }
 
-    /// Runs the destructors of work that is ended from outside: cut, or dropped.
+    /// Runs the destructors of work that is ended from outside: that is cut, or whose future is dropped.
     pub(crate) fn abandon<T>(&mut self, destructors: impl FnOnce() -> T) -> T {
         if let Some(meter) = &self.meter {
             meter.abandon();
@@ -218,9 +218,9 @@ impl Work {
     }
 }
 
-/// A piece of the work, which is running from [`enter`](Self::enter) to [`leave`](Self::leave).
+/// A piece of the work, which runs from [`enter`](Self::enter) to [`leave`](Self::leave).
 ///
-/// Dropped before it is [done](Self::done), it is left by a panic.
+/// Dropped without [`done`](Self::done) it was unwound by a panic.
 pub(crate) struct Running<'a> {
     work: &'a mut Work,
     entry: Entry,
@@ -240,7 +240,7 @@ impl Running<'_> {
         self.entry.leave(&mut self.work.meter);
     }
 
-    /// Ends it, once it is left. Apart from that, as what is handed over is copied where it is looked at.
+    /// Ends the piece, once its scope was left. Not part of `leave`, since taking `self` there would copy it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn done(self) {
         let _ = ManuallyDrop::new(self);

@@ -19,15 +19,15 @@ pin_project! {
     /// The future of [`budgeted`](crate::BudgetExt::budgeted).
     #[must_use = "futures do nothing unless polled"]
     pub struct Budgeted<F> {
-        // `None` once it is done: its destructors run inside the scope as well.
+        // `None` once it has completed: its destructors also have to run inside the scope.
         #[pin]
         future: Option<F>,
-        // Until the first poll.
+        // `None` after the first poll, which starts the work.
         start: Option<Start>,
         work: Option<Work>,
-        // Once the work is cut, while commands are under way that must not be dropped half way.
+        // Set once the work is cut, while MongoDB commands are in flight that must not be dropped midway.
         cut: Option<Cut>,
-        // Rings when the time is up; once the work is cut, when its grace is over.
+        // The deadline of the work; once it is cut, the end of its grace period.
         #[pin]
         timer: Timer,
     }
@@ -53,19 +53,19 @@ struct Start {
 
 impl<F> Budgeted<F> {
     pub(crate) fn new(future: F, name: Name, budget: Budget) -> Self {
-        // Asked where it is made: it may be spawned, and first polled where nothing tells any more.
+        // Determined here and not at the first poll, which is outside of the creator's scope if the future is spawned.
         let origin = Origin::inside(scope::current().as_deref());
         let start = Some(Start { origin, name, budget, reporter: None });
         Self { future: Some(future), start, work: None, cut: None, timer: Timer::new(None) }
     }
 
-    /// Work that has begun already.
+    /// The future of work that has begun already.
     pub(super) fn started(future: F, work: Work) -> Self {
         let timer = Timer::new(work.deadline());
         Self { future: Some(future), start: None, work: Some(work), cut: None, timer }
     }
 
-    /// Tells this run from others of the same name, in all that is reported of it.
+    /// Distinguishes this run from others of the same name, in everything that is reported about it.
     ///
     /// Without effect once the work has started.
     pub fn with_attributes(mut self, attributes: Attributes) -> Self {
@@ -75,7 +75,7 @@ impl<F> Budgeted<F> {
         self
     }
 
-    /// Hands the violations and the usage of this work to a reporter as well.
+    /// Also passes the violations and the usage of this work to a reporter.
     ///
     /// Without effect once the work has started.
     pub fn with_reporter(mut self, to: impl Reporter) -> Self {
@@ -86,10 +86,10 @@ impl<F> Budgeted<F> {
     }
 }
 
-// What a poll rarely needs, or needs only after the future inside was polled, is in functions of its own: what it
-// keeps on the stack meanwhile is there once for each level of nested work.
+// Code that is rarely needed, or only after the inner future was polled, is in separate functions. Otherwise its
+// temporaries would be on the stack during that poll, once for each level of nested work.
 impl<F: Future> Budgeted<F> {
-    /// Polls it; how work that was not cut has ended is told by its output.
+    /// Polls the work; `outcome` derives the outcome from the output, if the work is not cut.
     pub(super) fn poll_as(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl<F: Future> Budgeted<F> {
         self.settle(polled, cx, outcome)
     }
 
-    /// Ends the work that is done, or is to be cut.
+    /// Ends the work if it has completed or is to be cut.
     fn settle(
         self: Pin<&mut Self>,
         polled: Poll<F::Output>,
@@ -127,12 +127,12 @@ impl<F: Future> Budgeted<F> {
                 return Poll::Ready(Ok(output));
             }
             (Some(cut), output) => {
-                // Made without what was refused; it belongs to the work, as an answer does.
+                // The output was produced without something that was refused. It is dropped inside the scope.
                 work.run(|| drop(output));
                 cut
             }
             (None, Poll::Pending) => match this.timer.as_mut().poll_elapsed(cx) {
-                true => work.time_is_up(),
+                true => work.cut_at_deadline(),
                 false => match work.poll_cut(cx) {
                     Some(cut) => cut,
                     None => return Poll::Pending,
@@ -152,12 +152,12 @@ impl<F: Future> Budgeted<F> {
         Poll::Ready(Err(cut))
     }
 
-    /// Polls on what is cut, for as long as commands are under way.
+    /// Polls work on that was cut, for as long as commands are in flight.
     #[cold]
     fn poll_cut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Cut>> {
         let mut this = self.project();
         let work = this.work.as_mut().expect("it was polled");
-        // Asked before the future is polled, which would begin its next command.
+        // Checked before the future is polled, which would begin its next command.
         if work.poll_commands(cx).is_pending() {
             let polled = run(work, this.future.as_mut(), cx);
             if polled.is_pending() && !this.timer.poll_elapsed(cx) {
@@ -188,7 +188,7 @@ impl<F: Future> Future for Budgeted<F> {
     }
 }
 
-/// Polls the future inside its scope, and drops it there when it is done.
+/// Polls the future inside its scope, and drops it there when it has completed.
 fn run<F: Future>(
     work: &mut Work,
     mut future: Pin<&mut Option<F>>,

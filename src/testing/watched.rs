@@ -55,7 +55,7 @@ impl<F: Future> Future for Watched<F> {
         let mut noted = Context::from_waker(&waker);
         let (polled, is_idle) =
             this.recording.watch(|| this.future.poll(&mut noted), Poll::is_pending);
-        noting.is_idle.store(is_idle && !this.meter.has_commands_under_way(), Relaxed);
+        noting.is_idle.store(is_idle && !this.meter.has_commands_in_flight(), Relaxed);
         polled
     }
 }

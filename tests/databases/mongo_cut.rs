@@ -1,5 +1,5 @@
-//! Work that is cut, or dropped, while a MongoDB command is under way: the answer goes out at once, the
-//! command is not dropped half way.
+//! Work that is cut, or dropped, while a MongoDB command is in flight: the answer goes out at once, the
+//! command is not dropped midway.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -76,7 +76,7 @@ pub(crate) struct Connections(Arc<Mutex<Counts>>);
 pub(crate) struct Counts {
     /// Checked out, and neither checked in nor closed since.
     out: i64,
-    /// Closed because a call was dropped half way.
+    /// Closed because a call was dropped midway.
     pub(crate) dropped: u64,
 }
 
@@ -504,7 +504,7 @@ async fn cuts_at_random(url: &str, database: &'static str) {
     // Enough for all: what is done in time must not hang on how long they wait for each other.
     options.max_pool_size = Some(128);
     let admin = admin(url).await;
-    // Nearly every command is caught half way.
+    // Nearly every command is caught midway.
     let slowly = doc! {
         "configureFailPoint": "failCommand",
         "mode": { "activationProbability": 0.7 },

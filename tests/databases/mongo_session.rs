@@ -253,7 +253,7 @@ async fn only_where_needed(url: &str) {
     done.start_transaction().and_run2(find).await.expect("commits");
     drop(done);
 
-    // Waits for what is under way.
+    // Waits for what is in flight.
     client.into_inner().shutdown().await;
     assert_eq!((sent.count("abortTransaction"), sent.count("killSessions")), (1, 0));
 }

@@ -69,7 +69,7 @@ async fn run(pool: &Pool<Sqlite>, steps: Vec<Step>) -> sqlx::Result<()> {
                 let mut rows = pool.fetch("SELECT account FROM accounts");
                 while rows.try_next().await?.is_some() {}
             }
-            // A transaction that is undone half way leaves the sum as it is.
+            // A transaction that is undone midway leaves the sum as it is.
             Step::Transfer => {
                 let mut transaction = pool.begin().await?;
                 for amount in [1, -1] {

@@ -87,7 +87,7 @@ impl Connections {
     }
 
     fn with<T>(&self, access: impl FnOnce(&mut Out) -> T) -> T {
-        // No access panics half way, so a poisoned map is whole.
+        // No access panics midway, so a poisoned map is whole.
         access(&mut self.out.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

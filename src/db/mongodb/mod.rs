@@ -30,7 +30,7 @@
 //! * **queries**: each command that gets a connection, once: each `getMore`, each retry, and
 //!   `commitTransaction` and `abortTransaction` too.
 //! * **query time**: from the connection being there to the poll of the work that reads the reply. What is
-//!   under way when the work ends counts up to then.
+//!   in flight when the work ends counts up to then.
 //! * **connection wait**: from asking for a connection to having it, or not getting it.
 //! * **repeated queries**, and the statements of a violation: with [`Detail::Commands`] only. A command
 //!   is told by its name, its collection and the shape of its filter, never by values.
@@ -55,8 +55,8 @@
 //!
 //! # Cancellation
 //!
-//! The driver's futures must not be dropped half way: a command that is has its connection closed, and the
-//! driver warns of worse. So where a request is cut, or its client hangs up, while a command is under way,
+//! The driver's futures must not be dropped midway: a command that is has its connection closed, and the
+//! driver warns of worse. So where a request is cut, or its client hangs up, while a command is in flight,
 //! the rest of the handler (or of the body) goes on in a task of its own until that command is over, at
 //! most for the [`grace_period`](crate::Budget::grace_period); the answer does not wait for it, the report
 //! does. A background task that is cut ends that much later. Between two commands of one call
@@ -68,9 +68,9 @@
 //!   dropped at once. Where it is made inside a unit of work, an event at WARN says so, with the target
 //!   [`HEALTH`](crate::report::fields::HEALTH). Further clients can be made at any time.
 //! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
-//! * A handler that runs commands side by side goes on for as long as any is under way.
+//! * A handler that runs commands side by side goes on for as long as any is in flight.
 //! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]; or committed, if its
-//!   commit was under way, or on its way before the cut was seen. One of the driver's own sessions may
+//!   commit was in flight, or on its way before the cut was seen. One of the driver's own sessions may
 //!   stay open on the server for a while: see [`ClientSession`].
 //!
 //! A budgeted task that is *dropped* (aborted, or lost to a `select!`) cannot be kept: wait for it.

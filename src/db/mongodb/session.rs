@@ -26,7 +26,7 @@ use crate::report::fields::HEALTH;
 /// The driver rolls a transaction back whose session is dropped, but only one of which it knows that it is in
 /// progress. It does not if a commit was begun, even if the command was never sent: because all connections were
 /// out, or because the work was cut during the last command before. Nor if the first command was
-/// dropped half way. Such a transaction keeps its locks until the session is used again, or by default for
+/// dropped midway. Such a transaction keeps its locks until the session is used again, or by default for
 /// [60 seconds].
 ///
 /// So when this session is dropped with a transaction that it has begun, and not seen to be committed or
@@ -88,7 +88,7 @@ impl ClientSession {
     /// Returns the error of the driver.
     pub async fn commit_transaction(&mut self) -> Result<()> {
         self.deref_mut().commit_transaction().await?;
-        self.is_over();
+        self.mark_over();
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl ClientSession {
     /// Returns the error of the driver.
     pub async fn abort_transaction(&mut self) -> Result<()> {
         self.deref_mut().abort_transaction().await?;
-        self.is_over();
+        self.mark_over();
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl ClientSession {
     }
 
     /// Notes that the last transaction is over.
-    pub(super) fn is_over(&mut self) {
+    pub(super) fn mark_over(&mut self) {
         self.is_open = false;
     }
 

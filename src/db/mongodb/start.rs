@@ -128,7 +128,7 @@ impl<'a> StartTransaction<'a> {
     {
         let result = self.begin().and_run(context, callback).await?;
         // After an error it may be rolled back, or not: that cannot be told.
-        self.session.is_over();
+        self.session.mark_over();
         Ok(result)
     }
 
@@ -142,7 +142,7 @@ impl<'a> StartTransaction<'a> {
         F: for<'b> AsyncFnMut(&'b mut mongodb::ClientSession) -> Result<R>,
     {
         let result = self.begin().and_run2(callback).await?;
-        self.session.is_over();
+        self.session.mark_over();
         Ok(result)
     }
 }

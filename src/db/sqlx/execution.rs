@@ -40,7 +40,7 @@ impl<'e, W: Watched> Execution<'e, W> {
     }
 
     /// Notes that the driver is done with it.
-    pub(super) fn is_over(&mut self) {
+    pub(super) fn mark_over(&mut self) {
         self.is_over = true;
     }
 }

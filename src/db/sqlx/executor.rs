@@ -251,7 +251,7 @@ async fn execute<DB: Database>(
     };
     let mut execution = Execution::new(query, was_interrupted);
     let result = Driver::new((methods.execute)(connection, request)).await;
-    execution.is_over();
+    execution.mark_over();
     result
 }
 
@@ -285,7 +285,7 @@ async fn fetch_optional<DB: Database>(
     };
     let mut execution = Execution::new(query, was_interrupted);
     let row = Driver::new((methods.fetch_optional)(connection, request)).await;
-    execution.is_over();
+    execution.mark_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {
         query.add_rows(1);
     }

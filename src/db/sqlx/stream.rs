@@ -175,7 +175,7 @@ impl<DB: Database> Stream for Results<'_, DB> {
             }
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            execution.is_over();
+            execution.mark_over();
             results.0 = None;
             self.state = State::Done;
         }

@@ -70,7 +70,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let (raw, was_interrupted) = transaction.parts();
         let mut execution = Execution::new(wait, was_interrupted);
         let begun = Driver::new(DB::TransactionManager::begin(raw, statement)).await;
-        execution.is_over();
+        execution.mark_over();
         drop(execution);
         match begun {
             Ok(()) => {
@@ -103,7 +103,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
         let committed = Driver::new(DB::TransactionManager::commit(raw)).await;
-        execution.is_over();
+        execution.mark_over();
         drop(execution);
         self.stage = if committed.is_ok() { Stage::Over } else { Stage::Open };
         committed
@@ -121,7 +121,7 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let (raw, was_interrupted) = self.parts();
         let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
         let rolled_back = Driver::new(DB::TransactionManager::rollback(raw)).await;
-        execution.is_over();
+        execution.mark_over();
         drop(execution);
         if rolled_back.is_ok() {
             self.stage = Stage::Over;

@@ -55,7 +55,7 @@ pub(crate) fn is_live() -> bool {
 static RUNNING: Mutex<Vec<Weak<Recording>>> = Mutex::new(Vec::new());
 
 fn lock_running() -> MutexGuard<'static, Vec<Weak<Recording>>> {
-    // No access panics half way, so a poisoned list is whole.
+    // No access panics midway, so a poisoned list is whole.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -159,7 +159,7 @@ impl Recording {
     }
 
     pub(crate) fn push(&self, entry: Arc<Entry>) {
-        // No access panics half way, so a poisoned list is whole.
+        // No access panics midway, so a poisoned list is whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
