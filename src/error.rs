@@ -68,7 +68,7 @@ impl Cut {
         successors(Some(error), next).find_map(|error| error.downcast_ref::<Self>())
     }
 
-    /// The same, with a source that a protocol looks for in the chain of an error.
+    /// The same, with a source that a protocol searches in the chain of an error.
     #[cfg(feature = "http")]
     pub(crate) fn meaning(self, meaning: Arc<dyn Error + Send + Sync>) -> Self {
         Self { meaning: Some(meaning), ..self }

@@ -50,16 +50,16 @@ pub struct Violation {
     /// The name of the unit of work, as it prints.
     #[serde(serialize_with = "escape::serialize")]
     pub work: String,
-    /// What tells this run from others of the same name; empty where nothing was given.
+    /// What distinguishes this run from others of the same name; empty if nothing was given.
     pub attributes: Attributes,
-    /// The name of the unit of work in which this one was begun, if it was in one: the request, of a
-    /// task that a request has left running.
+    /// The name of the unit of work that created this one, if any did: for a task that a request has left running, the
+    /// request.
     #[serde(serialize_with = "escape::serialize_option")]
     pub begun_by: Option<String>,
     /// The innermost `tracing` span at the crossing, if there was one.
     #[serde(serialize_with = "escape::serialize_option")]
     pub place: Option<String>,
-    /// What used it, where that is known.
+    /// What used it, if that is known.
     pub cause: Option<Cause>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
-    /// Whose it is, for people.
+    /// The unit of work, for people.
     pub(crate) fn title(&self) -> impl fmt::Display {
         Title { work: &self.work, attributes: &self.attributes, begun_by: self.begun_by.as_ref() }
     }
@@ -111,13 +111,13 @@ impl<W: fmt::Display> fmt::Display for Title<'_, W> {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Severity {
-    /// A soft one: the work goes on.
+    /// A soft one: the work continues.
     Soft,
-    /// A hard one: the work is cut, unless it was just finished; where it is the limit of one call to an
-    /// external system, that call alone.
+    /// A hard one: the work is cut, unless it has just completed. If it is the limit of a single call to an external
+    /// system, only that call is cut.
     Hard,
-    /// The deadline that the caller had set, where callers may and it was shorter than ours: the work is
-    /// cut, and no fault is the service's. See
+    /// A deadline set by the caller, if callers may set one and it was shorter than that of the budget: the work is cut,
+    /// which is no fault of the service. See
     /// [`with_incoming_deadlines`](crate::BudgetLayer::with_incoming_deadlines).
     Caller,
 }
@@ -200,11 +200,11 @@ pub enum Cause {
         #[serde(skip)]
         waiting: Duration,
     },
-    /// The client took most of the time to read the response: the body had handed out a piece, and the server,
-    /// or a layer around this one, did not ask for the next.
+    /// The client took most of the time to read the response: the body had returned a frame, and the server, or an outer
+    /// layer, did not poll it for the next.
     #[non_exhaustive]
     SlowClient {
-        /// How long it was not asked, in all.
+        /// How long it was not polled, in all.
         #[serde(skip)]
         time: Duration,
     },
@@ -213,8 +213,8 @@ pub enum Cause {
     /// the memory as the rest.
     #[non_exhaustive]
     OwnCode {
-        /// The longest single poll; `None` where polls are not timed, since no limit on
-        /// [`poll_time`](crate::Budget::poll_time) asks for it.
+        /// The longest single poll; `None` without a limit on [`poll_time`](crate::Budget::poll_time), since polls are not
+        /// timed then.
         #[serde(skip)]
         longest_poll: Option<Duration>,
         /// The most bytes that were allocated in a single poll; set only where memory was crossed.
@@ -238,7 +238,7 @@ impl Cause {
         }
     }
 
-    /// How long what was in flight at the crossing had been waited for, where a time or memory was crossed.
+    /// How long the work had been waiting for what was in flight when a limit on time or memory was crossed.
     #[must_use]
     pub const fn waiting(&self) -> Option<Duration> {
         match self {
@@ -261,7 +261,7 @@ impl Cause {
         }
     }
 
-    /// The pool for whose connections was waited, where that is known.
+    /// The pool whose connections the work waited for, if that is known.
     #[must_use]
     pub fn pool(&self) -> Option<&str> {
         match self {
@@ -319,7 +319,7 @@ fn used(
 ) -> fmt::Result {
     in_flight(f, waiting)?;
     match allocated {
-        // The time would say nothing of the memory.
+        // The time does not explain the memory.
         Some(bytes) if count > 1 => {
             write!(f, ", {count} times, {} allocated in all", Amount::Bytes(bytes))
         }
@@ -344,7 +344,7 @@ fn times(
     if count > 1 {
         write!(f, ", {count} times")?;
     }
-    // Of a single one that is in flight it would say the same again.
+    // For a single one that is in flight it would repeat the same time.
     if time > waiting.unwrap_or_default() {
         write!(f, ", {} in all", Time(time))?;
     }

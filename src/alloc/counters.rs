@@ -19,7 +19,7 @@ struct Counters {
     forgotten: Cell<i64>,
     /// The part of `allocated - freed` and `forgotten` that was added to the total of all threads.
     in_total: Cell<i64>,
-    /// The peak from which on the stack is captured; out of reach unless a test asks for it.
+    /// The peak above which the stack is captured; unreachable unless a test enables that.
     #[cfg(feature = "testing")]
     watched: Cell<i64>,
 }

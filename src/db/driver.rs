@@ -58,7 +58,7 @@ fn run_by<T>(by: By, piece: impl FnOnce() -> T) -> T {
     for_library(piece)
 }
 
-/// Runs a poll of a driver; without a witness nobody reads the mark.
+/// Runs a poll of a driver. Without the feature `witness` nothing reads the mark.
 #[cfg(not(feature = "witness"))]
 #[inline]
 pub(super) fn run<T>(piece: impl FnOnce() -> T) -> T {

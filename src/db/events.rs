@@ -167,7 +167,7 @@ impl SqlxEvents {
     /// let pool = Pool::from(plain.clone());
     /// let work = async {
     ///     sqlx::query("SELECT 1").execute(&pool).await?;
-    ///     sqlx::query("SELECT 2").execute(&plain).await?; // nobody counts this one
+    ///     sqlx::query("SELECT 2").execute(&plain).await?; // counted by nothing else
     ///     sqlx::query("SELECT 3").execute(&pool).await?;
     ///     Ok::<_, sqlx::Error>(Usage::current().unwrap())
     /// };
@@ -397,7 +397,7 @@ fn owner_of<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<(Option<Arc<
 /// In the extensions of a span that belongs to one unit of work and was entered by another one.
 struct IsShared;
 
-/// Makes a span that belongs to nobody that of the work which enters it here, and notes one that belongs to other
+/// Assigns a span that belongs to no work to the work which enters it here, and notes one that belongs to other
 /// work: on the threads of drivers it is not known which of them executes a statement in it.
 fn enter_inside<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
     let is_stranger = |owner: &Arc<Meter>| current.chain().all(|meter| !ptr::eq(&*meter, &**owner));
@@ -458,7 +458,7 @@ impl SqlxEvents {
     }
 }
 
-/// What an event says of the statement that was executed.
+/// What an event reports about the statement that was executed.
 #[derive(Default)]
 pub(crate) struct Executed {
     statement: Statement,

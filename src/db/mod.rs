@@ -9,7 +9,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use request_budget::{Budget, BudgetExt, Cut, Usage, db::Query};
 //!
-//! /// Asks a store for a key. The statement is the shape of the command, without the key.
+//! /// Reads a key of a store. The statement is the shape of the command, without the key.
 //! async fn get(key: &str) -> Result<Option<String>, Cut> {
 //!     let mut query = Query::begin("GET user:*").await?;
 //!     let value = async { Some(format!("value of {key}")) }.await;

@@ -65,7 +65,7 @@ impl Query {
     /// use request_budget::{Budget, BudgetExt, Limit, Resource, db::Query};
     ///
     /// let work = async {
-    ///     // Tries until the key is there, which it never is.
+    ///     // Retries until the key exists, which it never does.
     ///     loop {
     ///         drop(Query::begin("GET user:*").await);
     ///     }
@@ -117,7 +117,7 @@ impl Query {
         unattributed()
     }
 
-    /// Adds rows, documents or values that were handed to the caller.
+    /// Adds rows, documents or values that were returned to the caller.
     pub fn add_rows(&mut self, rows: u64) {
         self.charge(|meter, key| meter.add(Resource::Rows, rows, Suspect::Statement(key)));
         self.recorded.add_rows(rows);

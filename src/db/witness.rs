@@ -107,7 +107,7 @@ thread_local! {
     static SEEN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Hands on an event that has been compared.
+/// Passes an event on, once it was compared.
 #[cfg(feature = "testing")]
 pub(crate) fn seen(hand_on: impl FnOnce()) {
     let before = SEEN.replace(true);
@@ -123,7 +123,7 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
-    /// The statement that sqlx says it has executed, unless it is transaction control or set-up.
+    /// The statement that an event of sqlx reports, unless it is transaction control or set-up.
     pub(crate) fn executed(event: &Event<'_>) -> Option<Self> {
         if event.metadata().target() != TARGET {
             return None;
@@ -172,7 +172,7 @@ impl Visit for Statement {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// What PostgreSQL's driver asks the catalog for, when it prepares a statement for the first time on a
+/// The queries that PostgreSQL's driver sends to the catalog when it prepares a statement for the first time on a
 /// connection: the origins of columns, types that it does not know, and which columns may be null.
 const LOOKUPS: [&str; 3] = [
     "lookup(table_oid, attribute_num)",

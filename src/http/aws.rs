@@ -27,7 +27,7 @@ use crate::error::Cut;
 
 /// An HTTP client for the AWS SDK that makes every call of the SDK a call to an external system.
 ///
-/// What [`external`](crate::ExternalExt::external) does for one future, for all that the SDK sends through the
+/// What [`external`](crate::ExternalExt::external) does for one future, for all requests that the SDK sends through the
 /// HTTP client that this one wraps: counted, timed, refused past a hard limit, and ended by the
 /// [`external_timeout`](crate::Budget::external_timeout) of the unit of work that sends it. It goes where the SDK
 /// takes its HTTP client, and not among its interceptors: these can neither drop a call nor wait.
@@ -43,14 +43,14 @@ use crate::error::Cut;
 /// ```
 ///
 /// Each attempt is a call of its own, which ends with the body of its response, or when that is dropped: a
-/// `GetObject` lasts until its object has been read. What a client asks for by itself counts for the work that
-/// waits for it, such as credentials.
+/// `GetObject` lasts until its object has been read. Requests that a client makes by itself, such as for
+/// credentials, count for the work that waits for them.
 ///
 /// # Errors
 ///
 /// A call that is refused or cut ends in an `SdkError`, or an error of its `ByteStream`, in which
-/// [`Cut::find`] finds the cut. The SDK does not try again what was refused, or was cut before there was a
-/// response. It does where the body was cut of an operation that reads it whole, such as `ListObjectsV2`, unless
+/// [`Cut::find`] finds the cut. The SDK does not retry a call that was refused, or that was cut before there was a
+/// response. It retries one whose body was cut if the operation reads the body whole, such as `ListObjectsV2`, unless
 /// this client is its `retry_classifier` as well.
 ///
 /// # Examples
@@ -115,7 +115,7 @@ impl Name {
     }
 }
 
-/// The service that a client of the SDK is for, as its `x-amz-user-agent` has it: `api/s3/1.2.3`.
+/// The service that a client of the SDK is for, from its `x-amz-user-agent`: `api/s3/1.2.3`.
 fn service(request: &HttpRequest) -> Option<&str> {
     let parts = request.headers().get("x-amz-user-agent")?.split(' ');
     let service = parts.filter_map(|part| part.strip_prefix("api/")).next()?;
@@ -168,7 +168,7 @@ impl HttpClient for ExternalHttpClient {
     }
 }
 
-/// Forbids the SDK to try again what was refused or cut.
+/// Forbids the SDK to retry a call that was refused or cut.
 impl ClassifyRetry for ExternalHttpClient {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.output_or_error() {
@@ -202,7 +202,7 @@ impl HttpConnector for ExternalConnector {
     }
 }
 
-/// No timeout to the SDK, which tries again after one.
+/// Not a timeout to the SDK, which would retry after one.
 fn cut(cut: Cut) -> ConnectorError {
     ConnectorError::other(cut.into(), None)
 }

@@ -19,7 +19,7 @@ use crate::deadline::{External, Readiness};
 /// work that makes them. For any `Service`: hyper-util's client, `reqwest::Client`, a stack with retries.
 ///
 /// A call begins when the service is called, unless it is refused; then the client is not called. It ends
-/// when the service's future does, with HTTP clients when the response's headers are there.
+/// when the service's future does: with HTTP clients at the headers of the response.
 /// Reading the body is not part of it.
 ///
 /// # A client that is not ready
@@ -29,10 +29,10 @@ use crate::deadline::{External, Readiness};
 /// [`ExternalError::Cut`] without calling the client. The service can be used again; the client keeps its place in
 /// whatever queue it waits in until this service is called with success, or dropped.
 ///
-/// A wait that is given up counts as a call, with its time. It is over when the service, or the clone that was
-/// polled, is dropped, and at the latest with the unit of work. Whoever keeps a service and polls it again
-/// goes on with the same wait. Only what is waited for in the task of the unit of work can be bounded: with
-/// tower's `Buffer`, put this layer around it and not inside.
+/// A wait that is given up counts as a call, with its time. It ends when the service, or the clone that was
+/// polled, is dropped, and at the latest with the unit of work. If the same service is polled again before, the wait
+/// continues. Only waits in the task of the unit of work can be bounded: with tower's `Buffer`, put this layer around
+/// it and not inside.
 ///
 /// # Examples
 ///
@@ -87,7 +87,7 @@ pub struct ExternalService<S> {
     wait: Readiness,
 }
 
-/// A clone waits for itself.
+/// A clone does not share the wait.
 impl<S: Clone> Clone for ExternalService<S> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), name: self.name.clone(), wait: Readiness::default() }
@@ -100,12 +100,12 @@ impl<S> ExternalService<S> {
         &self.inner
     }
 
-    /// The inner client, to be changed.
+    /// The inner client, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Takes the inner client out.
+    /// Returns the inner client.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -133,7 +133,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // Asked first: many clients send a request when they are called, not when they are polled.
+        // Checked before the call: many clients send a request when they are called, not when they are polled.
         let make = || self.inner.call(request);
         ExternalFuture { call: External::begun(self.name.clone(), &mut self.wait, make) }
     }

@@ -73,7 +73,7 @@ impl Incoming {
     }
 }
 
-/// The shorter of what the two headers say.
+/// The shorter of the two headers' timeouts.
 fn caller_deadline(headers: &HeaderMap) -> Option<Duration> {
     let grpc = parsed(headers, &GRPC_TIMEOUT, grpc_timeout);
     let plain = parsed(headers, &TIMEOUT_MS, milliseconds);

@@ -25,7 +25,7 @@ pub struct BudgetLayer<P, N = ByRoute> {
     hooks: Hooks,
 }
 
-/// What the layer hands to every request.
+/// What every request gets from the layer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hooks {
     pub(super) reporter: Option<Arc<dyn Reporter>>,
@@ -59,7 +59,7 @@ impl<P, N> BudgetLayer<P, N> {
         BudgetLayer { policy: self.policy, naming, hooks: self.hooks }
     }
 
-    /// Hands violations, and the usage of each request at its end, to a reporter as well.
+    /// Also passes violations, and the usage of each request at its end, to a reporter.
     #[must_use]
     pub fn with_reporter(mut self, reporter: impl Reporter) -> Self {
         self.hooks.reporter = Some(Arc::new(reporter));
@@ -108,7 +108,7 @@ impl<P, N> BudgetLayer<P, N> {
     /// | `total` | from the call of the service to the headers of the response |
     ///
     /// What was not used is left out, and what the body of the response does is not known yet. A header that the
-    /// service has set is kept: there are two then, as the standard has it. Whoever sees the response sees the
+    /// service has set is kept: there are two then, which the standard allows. Whoever sees the response sees the
     /// figures: [`with_server_timing_of`](Self::with_server_timing_of) keeps them from strangers.
     ///
     /// # Examples
@@ -138,7 +138,7 @@ impl<P, N> BudgetLayer<P, N> {
 
     /// As [`with_server_timing`](Self::with_server_timing), for the requests that this chooses.
     ///
-    /// It is called before the service is. A panic in it is caught, an event tells so once in a while, and the
+    /// It is called before the service is. A panic in it is caught and reported by an event once in a while, and the
     /// response has no such header.
     ///
     /// # Examples
@@ -160,14 +160,15 @@ impl<P, N> BudgetLayer<P, N> {
         self
     }
 
-    /// Chooses the answer to a request that was cut.
+    /// Chooses the response to a request that was cut.
     #[must_use]
     pub fn with_reject(mut self, reject: impl Reject) -> Self {
         self.hooks.reject = Some(Arc::new(reject));
         self
     }
 
-    /// The same, knowing the request: its head is copied for it, so this costs something on each request.
+    /// As [`with_reject`](Self::with_reject), with the head of the request, which is copied for it: this costs something on
+    /// each request.
     ///
     /// # Examples
     ///

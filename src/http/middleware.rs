@@ -41,7 +41,7 @@ use crate::deadline::LongCall;
 ///     Cut::find(&error).is_some()
 /// };
 /// let order = work.budgeted("order", Budget::new().external_calls(Limit::hard(0)));
-/// // The work that asks for what is refused is cut.
+/// // The work whose call was refused is cut.
 /// assert!(order.await.is_err());
 /// # }
 /// ```

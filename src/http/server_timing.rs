@@ -49,7 +49,7 @@ pub(super) fn of(meter: &Meter) -> Option<HeaderValue> {
     memory::aside(|| HeaderValue::try_from(value(&meter.usage(Delta::default()))).ok())
 }
 
-/// Adds it to the headers, beside what the service says itself.
+/// Adds it to the headers, beside one that the service has set.
 pub(super) fn add(headers: &mut HeaderMap, value: HeaderValue) {
     memory::aside(|| headers.append(SERVER_TIMING, value));
 }

@@ -40,12 +40,12 @@ impl<S, P, N> BudgetService<S, P, N> {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// The inner service, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Takes the inner service out.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }

@@ -59,7 +59,7 @@ impl Strangers {
     /// Checks, when a unit of work that has executed no statement ends in its task, whether one that it has
     /// spawned may have executed them instead; says so, once a name.
     ///
-    /// tokio does not say who spawned a task, but it numbers them all in the order in which they are spawned. One
+    /// tokio does not reveal who spawned a task, but it numbers all tasks in the order in which they are spawned. One
     /// that is newer than all of others, and than the task of the work, may be the work's own.
     #[inline]
     pub(crate) fn check(self, limits: &Limits, name: &Name) {
@@ -96,9 +96,9 @@ fn say(names: &str, work: &Name) {
     );
 }
 
-/// Whether nothing was said of this name yet.
+/// Whether no event was emitted for this name yet.
 fn is_first_of(name: &Name) -> bool {
-    /// Names are meant to be few; who has more has been told often enough.
+    /// Names are meant to be few; beyond this number no further event is emitted.
     const MOST: usize = 100;
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 

@@ -57,7 +57,7 @@ pub(super) fn violation(meter: &Meter, violation: &Violation, left_out: u64) {
 }
 
 pub(super) fn usage(meter: &Meter, outcome: Outcome) {
-    // Asked first: taking stock of the usage costs more than the whole rest of a request's account.
+    // Checked first: to compute the usage costs more than everything else that is done for the account of a request.
     if !tracing::enabled!(target: USAGE, Level::DEBUG) {
         return;
     }

@@ -8,10 +8,10 @@
 pub const VIOLATION: &str = "request_budget::violation";
 /// Target of the one event at the end of each unit of work, at DEBUG.
 pub const USAGE: &str = "request_budget::usage";
-/// Target of the event, at WARN, that tells of work that keeps more memory with each run; see
+/// Target of the event, at WARN, about work that retains more memory with each run; see
 /// [`Growth`](crate::report::Growth).
 pub const GROWTH: &str = "request_budget::growth";
-/// Target of the events, at WARN, that say what cannot be measured or went wrong in this library.
+/// Target of the events, at WARN, about what cannot be measured and about faults of this library.
 pub const HEALTH: &str = "request_budget::health";
 
 /// The [name](crate::Resource::name) of the resource.

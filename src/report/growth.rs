@@ -45,7 +45,7 @@ use crate::violation::Violation;
 ///   allocated. It is found once they hold [so many bytes](Self::bytes) less than before.
 /// * Reported although nothing leaks: a cache that takes more runs to fill than are ignored, up to its size; and
 ///   memory that is freed outside of the work, as by the receiver of a channel, or by the runtime when it frees a
-///   task that nobody awaits, which cannot be told from memory that is never freed. Raise the bounds for such work,
+///   task that nobody awaits, which cannot be distinguished from memory that is never freed. Raise the bounds for such work,
 ///   or do not watch it.
 ///
 /// # Performance
@@ -283,7 +283,7 @@ mod tests {
         reported_where(100, bound, runs)
     }
 
-    /// The same where only so many percent of what the runs retain stay allocated.
+    /// As above, with only this percentage of what the runs retain staying allocated.
     fn reported_where(percent: i64, bound: u64, runs: impl IntoIterator<Item = i64>) -> Vec<usize> {
         let growth = Growth::new().warm_up(2).bytes(bound);
         let mut held = -7_000;

@@ -75,8 +75,8 @@ pub use rate::limit_events;
 ///
 /// # Panics
 ///
-/// A reporter should not panic. If it does, the panic is caught, said in a `tracing` event, and the
-/// work goes on.
+/// A reporter should not panic. If it does, the panic is caught and reported by a `tracing` event, and the
+/// work continues.
 pub trait Reporter: Send + Sync + 'static {
     /// A limit was crossed.
     fn violation(&self, violation: &Violation);
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// Tells both, in this order; a panic of the first keeps it from the second.
+/// Notifies both, in this order; if the first panics, the second is not notified.
 impl<A: Reporter, B: Reporter> Reporter for (A, B) {
     fn violation(&self, violation: &Violation) {
         self.0.violation(violation);
@@ -172,7 +172,7 @@ impl<'a> Report<'a> {
         self.meter.name()
     }
 
-    /// What tells this run from others of the same name.
+    /// What distinguishes this run from others of the same name.
     #[must_use]
     pub fn attributes(&self) -> &'a Attributes {
         &self.meter.origin().attributes
@@ -275,7 +275,7 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// Reports a violation, which is made only if somebody is told of it.
+/// Reports a violation, which is created only if a subscriber or a reporter receives it.
 pub(crate) fn violation(
     meter: &Meter,
     resource: Resource,

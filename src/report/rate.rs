@@ -71,7 +71,7 @@ pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Opti
     }
 }
 
-/// The current second by the runtime's clock; used only to tell whether two violations fall into the same one.
+/// The current second by the runtime's clock; only used to check whether two violations fall into the same second.
 pub(super) fn second() -> u32 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
@@ -162,7 +162,7 @@ impl Rates {
         }
         let comes_again = self.note_seen(kind);
         let yields = |place: &&Rate| place.yields(second, comes_again);
-        // In a flood of strangers there is hardly ever a free entry, so nobody waits for the lock to learn that.
+        // In a flood of new names there is hardly ever a free entry, so no thread waits for the lock only to learn that.
         self.window(kind).find(yields)?;
         // No access panics midway, so a poisoned lock does not matter.
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,7 +238,7 @@ impl Rate {
         self.emitted.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    /// Whether a stranger may take this entry; `again` tells that the stranger has occurred before.
+    /// Whether a new name may take this entry; `again`: it has occurred before.
     fn yields(&self, second: u32, to_one_that_comes_again: bool) -> bool {
         const MINUTE: u32 = 60;
         let patience = match (to_one_that_comes_again, self.comes_again.load(Relaxed)) {

@@ -16,7 +16,7 @@ use crate::meter::recording::{
 enum Relation {
     /// It runs in a task that was spawned while the measured work was polled.
     Spawned,
-    /// It answers a request, and no `Recorder` tells which client sent that.
+    /// It handles a request, and no `Recorder` knows which client sent that.
     Served,
     /// It runs in a task or thread that began after the measurement, and nothing shows that others began it.
     Unknown,
@@ -26,7 +26,7 @@ enum Relation {
 
 /// Selects, from the statements that ran outside of all recorded work, those that may belong to this recording.
 ///
-/// `has_served` tells that a `Recorder` knows which requests belong to the measured work.
+/// `has_served`: a `Recorder` knows which requests belong to the measured work.
 pub(super) fn suspects<'a>(
     recording: &Recording,
     strays: &'a [Stray],

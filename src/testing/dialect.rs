@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(of(&[&mysql])[..3], [Some("MySQL"), Some("MySQL"), None]);
         assert_eq!(of(&[&mysql, &mysql])[..3], [Some("MySQL"), Some("MySQL"), None]);
         assert_eq!(of(&[&mysql, &postgres])[..3], [Some(""), Some(""), None]);
-        // What is the same in all of them is not asked for.
+        // Only what differs between them is listed.
         assert_eq!(dialect(&others[0], "SELECT 1", "MySQL"), Some(""));
     }
 }

@@ -93,7 +93,7 @@ fn of_surroundings(account: &Account) -> Vec<String> {
     let mut earlier: Vec<&Arc<Entry>> = Vec::new();
     let looked_at = surroundings.wakes.iter().map(|woken| &woken.site);
     let mut looked_at = looked_at.chain(surroundings.outside.iter().map(|entry| &entry.site));
-    // It is so of all of the program, so it is said only once.
+    // It concerns the whole program, so it is reported only once.
     static IS_SAID: AtomicBool = AtomicBool::new(false);
     if looked_at.any(|site| site::stack(site).is_unreadable) && !IS_SAID.swap(true, Relaxed) {
         doubts.push(STRIPPED.to_owned());

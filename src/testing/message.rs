@@ -1,4 +1,4 @@
-//! What a failed assertion says: what was exceeded, all that the work did, from where, and what to do.
+//! The message of a failed assertion: what was exceeded, what the work did, from where, and what to do.
 
 use std::fmt::{self, Write};
 use std::io::{IsTerminal, stderr, stdout};
@@ -39,7 +39,7 @@ pub(super) const MASKED: Unseen = Unseen {
     remedy: "put it around the measurement, `measure(work).with_subscriber(..)`, not inside",
 };
 
-/// Stands for the text of a statement that is known only by its driver having been asked for it.
+/// Placeholder for a statement whose text is not known, only that its driver has executed it.
 pub(super) const UNLOGGED: &str =
     "(a statement that sqlx makes no event of: its logging is switched off, or it is not valid)";
 
@@ -283,8 +283,8 @@ pub(super) struct Style {
 impl Style {
     pub(super) const PLAIN: Self = Self { is_coloured: false };
 
-    /// Colour where a person looks at a terminal and has not asked for none; the harness of tests hands on to
-    /// standard output what a failing one says.
+    /// Colours if standard output is a terminal and the user has not disabled them. The test harness prints the message of
+    /// a failing test to standard output.
     pub(super) fn detect() -> Self {
         let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { is_coloured: stderr().is_terminal() && stdout().is_terminal() && !is_refused }

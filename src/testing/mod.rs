@@ -48,7 +48,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What a failure says:
+//! The message of a failure:
 //!
 //! ```text
 //! 11 queries, limit 2: 9 too many
@@ -80,7 +80,7 @@
 //!
 //! # Not blind
 //!
-//! Nothing passes because nobody looked. An assertion on queries fails, and says why,
+//! No assertion passes because it saw nothing. One on queries fails, and names the reason,
 //!
 //! * when statements ran, but none of them through a metered pool or client,
 //! * when no metered pool or client exists in the process at all,
@@ -105,15 +105,15 @@
 //! capture of the harness. Each warning names the place of the assertion and what to do:
 //!
 //! * the work was woken by a client of redis, MongoDB or HTTP, or by a socket, while nothing that is counted was
-//!   in flight: a client that nobody wrapped, or a call that is not marked with
+//!   in flight: a client that is not wrapped, or a call that is not marked with
 //!   [`external`](crate::ExternalExt::external),
 //! * it spawned a task that it did not carry along: what plain pools do there is not seen,
 //! * a thread or a runtime of its own executed statements while it was polled, or before it woke the work,
-//! * a task that was there before executed some, and then woke the work: an actor,
+//! * a task that existed before executed some, and then woke the work: an actor,
 //! * a response had a streamed body that the measured future did not read,
 //! * the work returned a future, or executed nothing of which an upper bound is asserted,
 //! * it put a default subscriber of its own in the place of the measurement's,
-//! * the program is stripped of its symbols, so that none of the first four can be told: once a process.
+//! * the program is stripped of its symbols, so that none of the first four can be detected: once per process.
 //!
 //! So does a [`Record`] that is dropped, and of which nothing was asserted or read.
 //!
@@ -149,7 +149,7 @@
 //!
 //! Times go by the clock of tokio, so `start_paused` measures in them what a test lets pass. But a paused clock jumps
 //! ahead whenever all of the runtime waits, for a database as well, and then pools time out, metered or not.
-//! `PoolOptions::test_before_acquire(false)` helps, with connections that are there before it is paused.
+//! `PoolOptions::test_before_acquire(false)` helps, with connections that exist before it is paused.
 //!
 //! # Snapshots
 //!

@@ -1,6 +1,6 @@
 //! Finds the statements that no metered connection counts, while work is measured.
 //!
-//! The default subscriber that was installed before goes on receiving everything behind this one. sqlx emits an
+//! The default subscriber that was installed before still receives everything, through this one. sqlx emits an
 //! event for each statement: PostgreSQL and MySQL in the task of the caller, SQLite on a thread of its driver,
 //! which enters the span that was current when the statement was sent to it. So this subscriber returns a ticket
 //! as the current span, which names the work and the place. In a program that is optimised or stripped it cannot
@@ -89,7 +89,7 @@ impl Subscriber for Second {
     fn exit(&self, _: &Id) {}
 }
 
-/// The metadata of a ticket that is handed out outside of every span.
+/// The metadata of a ticket that is issued outside of every span.
 static UNNAMED: DefaultCallsite = DefaultCallsite::new(&UNNAMED_METADATA);
 static UNNAMED_METADATA: Metadata<'static> = tracing_core::metadata! {
     name: "statement",

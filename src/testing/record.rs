@@ -123,7 +123,7 @@ pub struct Statement {
     /// is a batch, in which each statement is an execution.
     #[serde(skip)]
     pub repetitions: u64,
-    /// Rows that were handed to the caller.
+    /// Rows that were returned to the caller.
     pub rows: u64,
     /// How long the work waited for it in total.
     #[serde(skip)]
@@ -432,7 +432,7 @@ fn is_of_driver(entry: &Entry) -> bool {
     entry.text().is_none() && has_no_place() && site::lack(&entry.site) == Lack::UserCode
 }
 
-/// The unmetered statements whose event could not be told from that of a metered connection, because the same
+/// The unmetered statements whose event could not be distinguished from that of a metered connection, because the same
 /// text was executed there at the same time and ended later.
 fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
     let unmetered = || entries.iter().filter(|entry| entry.kind == Kind::Unmetered);

@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn dependencies_are_known_by_their_folders_even_where_these_are_gone() {
-        // Nothing of this is there, so the package is the current directory.
+        // None of these exists, so the package is the current directory.
         let is = |folder: &str| is_in_dependency(Path::new(folder), Path::new("/gone/app-1.2.3"));
         assert!(is(
             "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.50.0/src"

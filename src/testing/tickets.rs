@@ -14,7 +14,7 @@ use crate::meter::Meter;
 use crate::meter::recording::Site;
 use crate::meter::table::By;
 
-/// The tickets that one observer has handed out in place of the current span.
+/// The tickets that one observer has issued in place of the current span.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     all: Mutex<HashMap<u64, Ticket>>,
@@ -118,7 +118,7 @@ impl Ticket {
     /// Whether a command that was sent with it has yet to be executed.
     fn is_out(&self) -> bool {
         let is_waiting = || self.handles > 0 && self.entered_by.is_none();
-        // Others that have asked for the span may keep it for as long as they like.
+        // Others that called `Span::current` may keep the span for as long as they like.
         let is_drivers = || match self.by {
             By::MeteredDriver | By::Itself => true,
             _ => matches!(site::asker(&self.site), Asker::SqliteDriver(_)),

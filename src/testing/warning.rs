@@ -10,7 +10,7 @@ use std::thread;
 /// Writes a warning to standard error directly, because the test harness discards the captured output of a test
 /// that passes.
 pub(super) fn emit(warning: &str) {
-    // If standard error is closed, nobody can be warned.
+    // If standard error is closed, the warning is lost.
     writeln!(stderr().lock(), "request-budget: warning: {warning}").unwrap_or_default();
 }
 

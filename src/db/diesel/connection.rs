@@ -165,7 +165,7 @@ impl BegunStatement {
                     meter.end_observed(id);
                 }
             }
-            // Nobody is charged, so nobody is told the time.
+            // Nothing is charged, so the time is not needed.
             Owner::Nobody(recorded) => recorded.add_time(Duration::ZERO),
             Owner::Uncounted => {}
         }

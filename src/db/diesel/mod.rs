@@ -122,7 +122,7 @@ use crate::report::unmeasured::statements_are_metered;
 /// What makes an instrumentation for each new connection, as Diesel takes it.
 type Make = fn() -> Option<Box<dyn diesel::Instrumentation>>;
 
-/// What makes the user's own, to which events are handed on.
+/// Creates the user's own instrumentation, to which events are passed on.
 static USERS: RwLock<Option<Make>> = RwLock::new(None);
 
 /// Counts the statements of every connection of Diesel and diesel-async that is made from now on.
@@ -229,7 +229,7 @@ impl Instrumentation {
 
     /// For a connection whose events another instrumentation gets as well.
     ///
-    /// The end of a statement is charged before it is handed on, so that what the other does takes no time of it.
+    /// The end of a statement is charged before it is passed on, so that its time excludes that of the other instrumentation.
     #[must_use]
     pub fn with(users: impl diesel::Instrumentation) -> Self {
         Self::of(Some(Box::new(users)))

@@ -45,7 +45,7 @@ struct UpToBinds<'a>(&'a mut String);
 
 impl Write for UpToBinds<'_> {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
-        // The mark may begin in what was there before.
+        // The mark may begin in the text before.
         let begin = self.0.floor_char_boundary(self.0.len().saturating_sub(BINDS.len()));
         self.0.push_str(piece);
         match self.0[begin..].find(BINDS) {

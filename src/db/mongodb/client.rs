@@ -132,9 +132,9 @@ pub fn instrument(options: &mut ClientOptions, detail: Detail) {
     }
 }
 
-/// Looks at each event, then hands it to the handler that was there before.
+/// Processes each event, then passes it to the handler that was configured before.
 ///
-/// A callback of ours, because only callbacks run in the task of the caller, where the scope is.
+/// A callback and not a channel, because only callbacks run in the task of the caller, inside its scope.
 fn observe<T: Send + Sync + 'static>(
     handler: &mut Option<EventHandler<T>>,
     look: impl Fn(&T) + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What the driver's events say, charged to the work that causes them.
+//! Charges the driver's events to the work that causes them.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -108,7 +108,7 @@ impl Out {
     }
 }
 
-/// Tells the connections of one client from those of all others.
+/// Distinguishes the connections of one client from those of all others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientId(u64);
 
@@ -189,7 +189,7 @@ impl Commands {
     }
 }
 
-/// How many documents a reply hands out: those of a batch, or the one of a find-and-modify.
+/// How many documents a reply contains: those of a batch, or the one of a find-and-modify.
 fn documents(reply: &Document) -> u64 {
     let Ok(cursor) = reply.get_document("cursor") else {
         return reply.get_document("value").map_or(0, |_| 1);

@@ -1,6 +1,6 @@
 //! Instrumented MongoDB: a client whose commands are counted.
 //!
-//! The driver tells when it takes a connection from its pool for a command and when it gives it back.
+//! The driver emits events when it takes a connection from its pool for a command and when it gives it back.
 //! That is all that is needed for counts and times, and it costs next to nothing. The names and shapes
 //! of commands, which tell repeated ones, are known only from the driver's command events; asking for
 //! these makes the driver convert every reply ([`Detail::Commands`]), so ask in tests only.
@@ -33,7 +33,7 @@
 //!   in flight when the work ends counts up to then.
 //! * **connection wait**: from asking for a connection to having it, or not getting it.
 //! * **repeated queries**, and the statements of a violation: with [`Detail::Commands`] only. A command
-//!   is told by its name, its collection and the shape of its filter, never by values.
+//!   is identified by its name, its collection and the shape of its filter, never by values.
 //! * **rows**: documents in the replies, with [`Detail::Commands`] only.
 //! * **transactions**: begun by their first command, with [`Detail::Commands`] only.
 //!
@@ -65,10 +65,10 @@
 //! * That task is outside every limit on concurrency around the layer, and outside its task-locals: put
 //!   layers that set task-locals inside of the budget layer.
 //! * Make the first client of the process before the first request: what was begun before there was one is
-//!   dropped at once. Where it is made inside a unit of work, an event at WARN says so, with the target
+//!   dropped at once. If it is made inside a unit of work, an event at WARN is emitted, with the target
 //!   [`HEALTH`](crate::report::fields::HEALTH). Further clients can be made at any time.
 //! * Commands of tasks that were spawned, and carried along, are not waited for; nothing drops them.
-//! * A handler that runs commands side by side goes on for as long as any is in flight.
+//! * A handler that runs commands concurrently continues for as long as any is in flight.
 //! * A transaction that is cut is rolled back, in sessions of [`Client::start_session`]; or committed, if its
 //!   commit was in flight, or on its way before the cut was seen. One of the driver's own sessions may
 //!   stay open on the server for a while: see [`ClientSession`].

@@ -60,7 +60,7 @@ use crate::report::fields::HEALTH;
 ///     session.commit_transaction().await
 /// };
 /// let result = work.budgeted("insert", Budget::new().total_time(Duration::from_secs(1))).await;
-/// // Cut at whatever point: all of it is there, or nothing, and nothing stays locked.
+/// // Wherever it is cut: all of it is committed, or nothing, and nothing stays locked.
 /// assert!(result.is_err() || posts.find_one(doc! { "_id": 7 }).await?.is_some());
 /// # Ok(()) }
 /// ```
@@ -109,7 +109,7 @@ impl ClientSession {
         self.is_open = true;
     }
 
-    /// Notes that the last transaction is over.
+    /// Notes that the last transaction has ended.
     pub(super) fn mark_over(&mut self) {
         self.is_open = false;
     }
@@ -163,7 +163,7 @@ impl Drop for ClientSession {
     }
 }
 
-/// After this long the server has ended the transaction by itself, unless it is told otherwise.
+/// After this time the server ends a transaction by itself, by default.
 const TIME_TO_END: Duration = Duration::from_secs(60);
 
 /// Ends what a session has left on the server.
@@ -171,7 +171,7 @@ const TIME_TO_END: Duration = Duration::from_secs(60);
 /// The session goes along: once it is dropped the driver gives its id to another.
 async fn end(mut session: mongodb::ClientSession) {
     let killed = timeout(TIME_TO_END, async {
-        // What is in progress the driver ends as usual; of others it says not a word to the server.
+        // The driver ends a transaction that is in progress as usual, but sends nothing for others.
         drop(session.abort_transaction().await);
         // Sends nothing, but lets go of the connection that the last transaction has for itself behind a load
         // balancer: else this would wait for another with that one in its hands.

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Bson, Document};
 
-/// The fields of a command that say what it asks for; the first that is there is shown.
+/// The fields of a command that contain its filter; the first that exists is shown.
 const FILTERS: [&str; 5] = ["filter", "query", "pipeline", "updates", "deletes"];
 
 /// "find posts {author: ?, age: {$gt: ?}}": the name, the collection and the shape of the filter.

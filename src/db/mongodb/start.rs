@@ -1,4 +1,4 @@
-//! The beginning of sessions and of their transactions: the driver's builders, for a session of ours.
+//! Starting sessions and their transactions: the driver's builders, for this crate's session.
 
 use std::fmt;
 use std::ops::DerefMut;
@@ -37,7 +37,7 @@ impl<'a> StartSession<'a> {
         Self { inner: self.inner.causal_consistency(is_on) }
     }
 
-    /// With what a transaction of this session starts unless it is told otherwise.
+    /// The default options of the transactions of this session.
     pub fn default_transaction_options(self, options: TransactionOptions) -> Self {
         Self { inner: self.inner.default_transaction_options(options) }
     }
@@ -127,7 +127,7 @@ impl<'a> StartTransaction<'a> {
         F: for<'b> FnMut(&'b mut mongodb::ClientSession, &'b mut C) -> BoxFuture<'b, Result<R>>,
     {
         let result = self.begin().and_run(context, callback).await?;
-        // After an error it may be rolled back, or not: that cannot be told.
+        // After an error it is unknown whether it was rolled back.
         self.session.mark_over();
         Ok(result)
     }

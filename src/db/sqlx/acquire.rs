@@ -1,7 +1,7 @@
-//! What to tell those who look for [`sqlx::Acquire`], which is not implemented.
+//! The compiler's message for code that requires [`sqlx::Acquire`], which is not implemented.
 //!
-//! The compiler's own words would be a list of sqlx's types. These impls, whose one condition nothing
-//! meets, are there to have it say what to do instead.
+//! By itself the compiler would list sqlx's own types. These impls have a bound that no type satisfies, whose message
+//! names what to do instead.
 
 use futures_core::future::BoxFuture;
 use sqlx::{Acquire, Database};

@@ -52,7 +52,7 @@ fn of_options(database: &str, kind: Kind, options: &str) -> String {
     format!("{scheme}://{}{name}", server.unwrap_or_default())
 }
 
-/// The file without its folders, which say little and are long.
+/// The file without its folders, which are long and mean little.
 fn file_name(path: &str) -> &str {
     Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
 }

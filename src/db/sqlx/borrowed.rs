@@ -10,7 +10,7 @@ use crate::report::unmeasured::statements_are_metered;
 /// A metered view of a connection of sqlx that belongs to somebody else: what is executed on it is counted, and
 /// refused past a hard limit.
 ///
-/// For code that is handed sqlx's own `&mut PgConnection`: a hook of the pool
+/// For code that gets sqlx's own `&mut PgConnection`: a hook of the pool
 /// ([`after_connect`](sqlx::pool::PoolOptions::after_connect)), the connection of a
 /// [`PgListener`](sqlx::postgres::PgListener), a function or trait of a library. `&mut` of it is the executor.
 ///
@@ -20,7 +20,7 @@ use crate::report::unmeasured::statements_are_metered;
 ///
 /// # Cancellation
 ///
-/// A statement that is dropped midway goes on; the driver waits for its end when the connection is used next, as
+/// A statement that is dropped midway continues; the driver waits for its end when the connection is used next, as
 /// without this crate.
 ///
 /// # Examples

@@ -24,7 +24,7 @@ impl<T> Boxed<T> {
     /// Boxes what this makes.
     #[inline]
     pub(super) fn pin(make: impl FnOnce() -> T) -> Pin<Box<Self>> {
-        // In this order: the place is there before what is put into it.
+        // In this order, so that the allocation exists before the value is moved into it.
         let mut place = Box::<Self>::default();
         place.inner = Some(make());
         Box::into_pin(place)

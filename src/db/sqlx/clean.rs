@@ -95,7 +95,7 @@ async fn clean_postgres<DB: Database>(raw: &mut DB::Connection) -> bool {
     const FAILED_TRANSACTION: &str = "25P02";
     // The errors of what was in flight come up here, one each time.
     for _ in 0..4 {
-        // Asked first, since a `ROLLBACK` outside of a transaction makes a warning.
+        // Checked first, since the server warns of a `ROLLBACK` outside of a transaction.
         match send::<DB>(raw, "SELECT").await {
             Sent::Outside => return matches!(send::<DB>(raw, LEFT).await, Sent::Outside),
             Sent::InTransaction => {
@@ -126,8 +126,8 @@ async fn clean_mysql<DB: Database>(raw: &mut DB::Connection) -> bool {
     if !matches!(send::<DB>(raw, UNDO).await, Sent::Outside) {
         return false;
     }
-    // The driver may still be behind, by answers that look alike: only whoever gets exactly the answer to this
-    // question is in step with the server.
+    // The driver may still be reading the answers to earlier statements, which look alike. If it gets exactly the answer
+    // to this statement, it is in step with the server.
     let question = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'request-budget: in step'";
     let answer = send::<DB>(raw, question).await;
     matches!(answer, Sent::Refused(error) if error.message() == "request-budget: in step")
@@ -152,7 +152,7 @@ async fn clean_sqlite<DB: Database>(raw: &mut DB::Connection, changes: &Changes)
 /// Waits until the driver's thread has nothing left to do, or is gone.
 ///
 /// It never answers a command that is queued when it panics, and refuses at once what is sent afterwards. So what
-/// is not answered is sent again, after twice the time. Only a ping has no effect when nobody awaits it any more.
+/// is not answered is sent again, after twice the time. A ping is used, since only that has no effect once it is dropped.
 async fn wait_for_driver<DB: Database>(raw: &mut DB::Connection) {
     let mut patience = PATIENCE;
     while timeout(patience, raw.ping()).await.is_err() {
@@ -162,7 +162,7 @@ async fn wait_for_driver<DB: Database>(raw: &mut DB::Connection) {
 
 /// Drops all temporary objects: SQLite does so when it is to store them elsewhere.
 async fn drop_temporary<DB: Database>(raw: &mut DB::Connection) {
-    // What is asked is told by an error, for rows cannot be read here: the smallest number has no `abs`.
+    // Rows cannot be read here, so the condition is turned into an error: the smallest integer has no `abs`.
     let stored = [
         (
             "SELECT abs(-9223372036854775808 + temp_store - 1) FROM pragma_temp_store",

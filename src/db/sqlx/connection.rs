@@ -84,7 +84,7 @@ impl<DB: Database> Connection<DB> {
     /// Notes that a transaction, which is the outermost, has been dropped midway in its beginning.
     pub(super) fn has_strayed(&mut self) {
         match self.session.kind {
-            // Its thread rolls back by itself what nobody has waited for.
+            // SQLite's thread rolls a transaction back by itself if its `begin` was dropped.
             Kind::SqliteFile | Kind::SqliteMemory => {}
             Kind::Postgres => queue::<DB>(self.parts().0, "ROLLBACK"),
             Kind::MySql | Kind::Other => self.session.transactions.state = State::Stray,
@@ -152,7 +152,7 @@ impl<DB: Database> Connection<DB> {
         }
     }
 
-    /// Asks the server whether it is there. Not counted.
+    /// Checks whether the server answers. Not counted.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl<DB: Database> Connection<DB> {
         uncounted(raw.ping(), was_interrupted).await
     }
 
-    /// Closes the connection and tells the server so.
+    /// Closes the connection after notifying the server.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! One statement on its way, and what is to be done if nobody waits for its end.
+//! One statement in flight, and what is to be done if it is dropped midway.
 
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -39,7 +39,7 @@ impl<'e, W: Watched> Execution<'e, W> {
         Self { watched, was_interrupted, is_over: false }
     }
 
-    /// Notes that the driver is done with it.
+    /// Notes that the driver has completed it.
     pub(super) fn mark_over(&mut self) {
         self.is_over = true;
     }
@@ -67,7 +67,7 @@ impl<W: Watched> DerefMut for Execution<'_, W> {
     }
 }
 
-/// What the driver asks the server without executing anything.
+/// Requests of the driver to the server that execute nothing.
 ///
 /// Dropped midway, by whomever, it is noted on the connection: MySQL's driver does not know that the answer is
 /// still to come, and would take it for that to the next statement.

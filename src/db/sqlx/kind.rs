@@ -1,24 +1,24 @@
-//! Which database a connection speaks to: how its session is told, and brought, back to what it was.
+//! The kind of database of a connection, which determines how its session is reset.
 
 use std::fmt::Write as _;
 
 use sqlx::{ConnectOptions as _, Database};
 
-/// Which database it is.
+/// The kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Postgres,
     MySql,
     /// In a file: another connection finds the same data.
     SqliteFile,
-    /// In memory, where to close the last connection is to lose the data.
+    /// In memory: closing the last connection loses the data.
     SqliteMemory,
-    /// A driver that this crate knows nothing of.
+    /// A driver that this crate does not know.
     Other,
 }
 
 impl Kind {
-    /// That of a connection by itself, of which nobody knows what it was opened with.
+    /// That of a single connection, whose options are not known.
     pub(super) fn of_single<DB: Database>() -> Self {
         Self::named(DB::NAME, || false)
     }
@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// The options as text: what they hold cannot be asked for, not for a database that is not named.
+/// The options as text, since they have no accessors that are generic over the database.
 pub(super) fn debug<DB: Database>(
     options: &<DB::Connection as sqlx::Connection>::Options,
 ) -> String {

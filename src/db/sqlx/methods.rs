@@ -3,7 +3,7 @@
 //! The executors of this crate call these instead of asking for `&mut DB::Connection: Executor`: with that bound
 //! on an impl of `Executor` for `&mut Connection<DB>`, rustc looks for a connection of ours inside one of ours
 //! and so on, and fails with E0275 in code that is generic over the database, even if that code uses plain sqlx.
-//! So the bound is asked for where a pool or connection is wrapped, and kept as function pointers.
+//! So the bound is required where a pool or connection is wrapped, and its methods are kept as function pointers.
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;

@@ -47,7 +47,7 @@
 //!
 //! # What is counted
 //!
-//! Each execution of a statement that is handed to the driver, once, when it is handed over: also one
+//! Each execution of a statement that is passed to the driver, once, when it is passed: also one
 //! that fails or is cancelled. A future or stream that is never polled executes nothing and counts
 //! nothing, and so does a query whose arguments cannot be encoded. Of a batch
 //! ([`raw_sql`](sqlx::raw_sql) with several statements) each statement of which the driver reports a
@@ -65,7 +65,7 @@
 //!
 //! # What is refused
 //!
-//! A statement past a hard limit is not handed to the driver. Its caller gets a
+//! A statement past a hard limit is not passed to the driver. Its caller gets a
 //! [`sqlx::Error::Configuration`] whose source is a [`Cut`], which [`Cut::find`] finds, and the unit of work
 //! ends. Helpers that try again what may pass take `Io`, `Tls`, `Protocol`, `PoolTimedOut`, `WorkerCrashed` and
 //! some of `Database` for that; a wrong configuration they do not, since waiting does not mend it.
@@ -106,14 +106,14 @@
 //! * MariaDB: `SET SESSION max_statement_time = 5` (seconds) in `PoolOptions::after_connect`. MySQL:
 //!   `max_execution_time` (milliseconds), for SELECT only.
 //!
-//! A statement of SQLite ends at its next row when nobody takes its rows any more. One that returns no row
-//! for long, such as an aggregate over a large table, is **not interrupted**: it runs to its end on the thread of
-//! the driver. The connection to a file is closed meanwhile, that to a database in memory is waited for.
+//! A statement of SQLite ends at its next row once its rows are not read any more. One that returns no row for a long
+//! time, such as an aggregate over a large table, is **not interrupted**: it runs to its end on the thread of the driver.
+//! A connection to a file is closed meanwhile; for one to a database in memory the pool waits.
 //!
 //! # Transactions that are dropped midway
 //!
 //! A `begin`, `commit` or `rollback` may be dropped midway: by a cut, by a `timeout` or a `select!` of your own.
-//! The next statement on the connection is not in a transaction that nobody knows of. If it was a savepoint,
+//! The next statement on the connection is not inside a transaction that was left open. If it was a savepoint,
 //! the `commit` of the transaction around it is either whole or an error (an [`sqlx::Error::Protocol`]), and so
 //! is each statement until then: PostgreSQL's driver rolls back too much when a savepoint is dropped midway.
 //! Only what is done through [`Connection::unmetered`] right after a `begin` that was dropped midway is not safe
@@ -124,11 +124,11 @@
 //! | it takes | do |
 //! |---|---|
 //! | `&PgPool`, `PgPool` | import `request_budget::sqlx::PgPool` (feature `postgres`), or write `Pool<Postgres>` |
-//! | nothing, but makes the pool | `PgPool::connect(url)` is there; append `.into()` to what `PgPoolOptions` makes |
+//! | nothing, but makes the pool | `PgPool::connect(url)` exists; append `.into()` to the pool that `PgPoolOptions` makes |
 //! | `impl PgExecutor<'_>`, `impl Executor<'_, Database = Postgres>` | nothing: pass `&pool`, `&mut *conn`, `&mut *tx` |
 //! | `&mut PgConnection`, `&mut PgTransaction<'_>` | import ours of the same name |
 //! | `&mut PgConnection` of sqlx, in a library | pass `&mut tx` or `&mut conn`: it compiles, but is **not counted** |
-//! | nothing, but is handed `&mut PgConnection` of sqlx (`after_connect`, `PgListener`) | execute on `&mut BorrowedConnection::new(connection)` |
+//! | nothing, but gets `&mut PgConnection` of sqlx (`after_connect`, `PgListener`) | execute on `&mut BorrowedConnection::new(connection)` |
 //! | `impl AsMut<PgConnection>` (`PgAdvisoryLock`) | pass the `PoolConnection` or the transaction: likewise |
 //! | `impl Acquire<'_>` (`migrate!().run(..)`) | pass `pool.unmetered()` |
 //! | a pool of sqlx (`PgListener::connect_with`, a session store) | pass `pool.unmetered()` |
@@ -138,8 +138,8 @@
 //! installed. If not, an event in a while warns of it, with the target
 //! [`HEALTH`](crate::report::fields::HEALTH). After a cut such a connection is closed, not cleaned.
 //!
-//! [`sqlx::Acquire`] is not implemented, because it can only hand out connections that are not metered; the
-//! compiler says so where it is asked for.
+//! [`sqlx::Acquire`] is not implemented, because it can only return connections that are not metered; the message of the
+//! compiler names the alternatives.
 
 mod acquire;
 mod address;

@@ -32,7 +32,7 @@ impl<DB: Database> Pool<DB> {
     /// Names the pool in what is reported of waits for its connections, at most 100 characters of it.
     ///
     /// Unless it is named, that is where it connects to, as in `postgres://db.example.com:5432/shop`. About a
-    /// thousand names are told apart in a process; pools with others have none.
+    /// thousand names are distinguished in a process; further pools have none.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! Metered connections where sqlx's own are asked for.
+//! Conversions of metered connections into references to sqlx's own.
 //!
 //! `&mut tx` and `&mut conn` become a `&mut PgConnection` where a function takes that, and its `AsMut` is
 //! there for bounds such as that of `PgAdvisoryLock`. A generic parameter does not coerce, so `&mut *tx` stays a

@@ -1,4 +1,4 @@
-//! What is known of a connection besides what its driver knows.
+//! What this crate knows of a connection, beyond what its driver knows.
 
 use sqlx::{Database, Executor};
 
@@ -9,7 +9,7 @@ use super::kind::Kind;
 use super::methods::Methods;
 use crate::meter::table::DatabaseId;
 
-/// What a connection has done, and how to speak to it.
+/// The state of a connection, and the functions to use it.
 pub(super) struct Session<DB: Database> {
     pub(super) methods: &'static Methods<DB>,
     pub(super) database: DatabaseId,
@@ -19,24 +19,24 @@ pub(super) struct Session<DB: Database> {
     pub(super) transactions: Transactions,
 }
 
-/// What is known of the transactions of a connection.
+/// The transactions of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
-    /// How many of ours are open: one, and the savepoints in it.
+    /// How many metered ones are open: a transaction and the savepoints in it.
     pub(super) open: u32,
     pub(super) state: State,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// The server is where the driver believes it is.
+    /// Driver and server agree on what is open.
     #[default]
     InStep,
-    /// A `BEGIN` was dropped midway: a transaction may be open, and is to be rolled back.
+    /// A `BEGIN` was dropped midway: a transaction may be open, and has to be rolled back.
     Stray,
-    /// The open transaction has been rolled back, with all that it consists of.
+    /// The open transaction has been rolled back, with all of its savepoints.
     Lost,
-    /// A savepoint was dropped midway of which nobody knows whether it is there: only closing helps.
+    /// A savepoint was dropped midway, and it is unknown whether it exists: the connection has to be closed.
     Broken,
 }
 
@@ -52,7 +52,7 @@ impl<DB: Database> Session<DB> {
         }
     }
 
-    /// That of a connection of which nobody knows what it was opened with.
+    /// That of a single connection, whose options are not known.
     pub(super) fn of_single() -> Self
     where
         for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
@@ -60,20 +60,20 @@ impl<DB: Database> Session<DB> {
         Self::new(Methods::of_driver(), Kind::of_single::<DB>(), DatabaseId::UNKNOWN)
     }
 
-    /// Whether there is nothing to [`settle`](Handle::settle).
+    /// Whether [`settle`](Handle::settle) has nothing to do.
     pub(super) fn is_settled(&self) -> bool {
         self.transactions.state == State::InStep
     }
 }
 
-/// A connection of the driver, whoever owns it, and what is known of it.
+/// A borrowed connection of the driver, with its state.
 pub(super) struct Handle<'c, DB: Database> {
     pub(super) raw: &'c mut DB::Connection,
     pub(super) session: &'c mut Session<DB>,
 }
 
 impl<'c, DB: Database> Handle<'c, DB> {
-    /// Makes sure that a statement executed now is in the transaction that it is meant for, or in none.
+    /// Makes sure that the next statement is executed in the transaction that it is meant for, or in none.
     pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
         match self.session.transactions.state {
             State::InStep => Ok(()),
@@ -124,7 +124,7 @@ impl<'c, DB: Database> Handle<'c, DB> {
     }
 }
 
-/// What the owner of a transaction is told that is not there any more.
+/// The error for the owner of a transaction that does not exist any more.
 #[cold]
 pub(super) fn lost() -> sqlx::Error {
     let reason = "the transaction was rolled back, because a savepoint in it was dropped midway";

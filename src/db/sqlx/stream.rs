@@ -151,7 +151,7 @@ impl<DB: Database> Stream for Results<'_, DB> {
         let polled = driver::run(|| driven.as_mut().poll_next(cx));
         if let Some(query) = &mut **execution {
             match &polled {
-                // The clock is read only where there is a wait: a row that is there costs nothing.
+                // The clock is read only for a wait: a row that is ready costs nothing.
                 Poll::Pending => query.resume(),
                 Poll::Ready(_) => query.pause(),
             }

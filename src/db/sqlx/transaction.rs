@@ -25,7 +25,7 @@ pub struct Transaction<'c, DB: Database> {
 /// How far a transaction is, and so what is to be done when it is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The driver works on its `BEGIN`, before which so many were open.
+    /// Its `BEGIN` is in progress; this many transactions and savepoints were open before.
     Beginning(usize),
     Open,
     /// The driver works on its `COMMIT`.
@@ -181,7 +181,7 @@ impl<DB: Database> Drop for Transaction<'_, DB> {
             (State::Lost, _) if is_outermost => self.end_lost(),
             (State::Lost | State::Broken, _) | (_, Stage::Over) => {}
             (_, Stage::Beginning(0)) => self.has_strayed(),
-            // MySQL keeps a savepoint that nobody uses, SQLite's thread rolls it back by itself.
+            // MySQL keeps the unused savepoint, and SQLite's thread rolls it back by itself.
             (_, Stage::Beginning(depth)) => self.look_whether_lost(depth),
             // It may be released, so that a rollback to it would fail; SQLite's thread knows.
             (_, Stage::Committing) if !is_outermost && !kind.is_sqlite() => {

@@ -1,4 +1,4 @@
-//! What is left of recording without the feature `testing`: nothing.
+//! Recording without the feature `testing`: types and functions that do nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -26,12 +26,12 @@ thread_local! {
     static ASKS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether it is this library that asks for the current span here.
+/// True while this crate calls `Span::current()` on this thread.
 pub(crate) fn asks_for_span() -> bool {
     ASKS.get()
 }
 
-/// The current span, asked for by this library.
+/// The current span, requested by this crate.
 pub(crate) fn current_span() -> Span {
     if !is_live() {
         return Span::current();
@@ -42,7 +42,7 @@ pub(crate) fn current_span() -> Span {
     span
 }
 
-/// How many recordings there are in this process.
+/// The number of recordings in this process.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether anything in the process is being recorded.
@@ -73,7 +73,7 @@ pub(crate) struct Stray {
     pub(crate) is_in_runtime: bool,
 }
 
-/// All that a unit of work does, one entry for each thing.
+/// Everything that a unit of work does, one entry for each operation.
 #[derive(Debug)]
 pub(crate) struct Recording {
     entries: Mutex<Vec<Arc<Entry>>>,
@@ -86,7 +86,7 @@ pub(crate) struct Recording {
     carried: AtomicUsize,
     /// How many tasks the runtime had when it was started.
     alive: Option<usize>,
-    /// How many polls of the recorded work are going on.
+    /// How many polls of the recorded work are in progress.
     pub(super) polls: AtomicUsize,
     /// The number of the first statement in no work that began or ended since it was started.
     pub(super) first_last: u64,
@@ -141,7 +141,7 @@ impl Recording {
         self.is_masked.store(true, Relaxed);
     }
 
-    /// Looks whether it has done so here, where the recorded work runs.
+    /// Checks whether it has done so on this thread.
     fn look_for_mask(&self) {
         if self.is_in_place.get().is_some_and(|is_in_place| !is_in_place()) {
             self.note_mask();
@@ -326,7 +326,7 @@ fn record_stray(kind: Kind, text: Option<&str>, unit: Option<&Meter>) -> Recorde
                 strays.push(Stray { entry, ran, is_in_runtime });
             }
         }
-        // A unit of work is meant to be apart, whoever waits for it.
+        // A unit of work of its own is separate on purpose, even if the recorded work waits for it.
         if unit.is_none() {
             entry.is_stray.store(true, Relaxed);
             waits::note_last(&entry);
@@ -363,7 +363,7 @@ pub(crate) fn unrelated<T>(piece: impl FnOnce() -> T) -> T {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    /// Not known at first where the driver tells it later.
+    /// Empty at first if the driver reports it later.
     text: OnceLock<Box<str>>,
     pub(crate) site: Site,
     /// On which database, if any is known.
@@ -524,7 +524,7 @@ impl Meter {
         false
     }
 
-    /// Whether it is in no recording, and not what recorded work has begun to be apart from it.
+    /// Whether it is in no recording, and was not begun by recorded work as separate work.
     fn is_elsewhere(&self) -> bool {
         !self.is_outermost_begun() && self.recordings().next().is_none()
     }

@@ -1,6 +1,6 @@
 //! Which tasks recorded work may have spawned: those that got their number while it was polled.
 //!
-//! tokio does not say who spawned a task. But it numbers all tasks of the process in the order in which they
+//! tokio does not reveal who spawned a task. But it numbers all tasks of the process in the order in which they
 //! are spawned, so a number taken before a poll and one taken after it enclose those of what the poll spawned.
 //! On several threads they enclose what others spawned at the same time as well.
 
@@ -18,7 +18,7 @@ use super::{Recording, running};
 use crate::memory;
 use crate::meter::Meter;
 
-/// Where something runs, as far as tokio and the standard library tell.
+/// Where something runs, as far as tokio and the standard library reveal it.
 #[derive(Debug, Clone)]
 pub(crate) struct Whereabouts {
     /// The number of the task; `None` where the runtime blocks on a future, and outside of it.
@@ -75,10 +75,10 @@ pub(crate) struct Spawned {
     pub(crate) apart: Vec<u64>,
 }
 
-/// The numbers do not ascend, so they say nothing.
+/// The numbers of tasks do not ascend, so nothing can be derived from them.
 static IS_DISORDERED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the numbers of tasks say in which order these were spawned.
+/// Whether tasks are numbered in the order in which they were spawned.
 pub(crate) fn are_tasks_ordered() -> bool {
     !IS_DISORDERED.load(Relaxed)
 }
@@ -107,11 +107,11 @@ fn next_task() -> Option<u64> {
     if Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed()) {
         return None;
     }
-    // Never polled. It needs no runtime, and is in none: nobody's figures and clocks change by it.
+    // Never polled. It belongs to no runtime, so it changes neither metrics nor clocks of any.
     number_of_task(LocalSet::new().spawn_local(async {}).id())
 }
 
-/// A piece of a thread's time, from a mark on.
+/// A stretch of a thread's time, from a mark on.
 #[derive(Debug)]
 struct Open {
     start: u64,
@@ -130,12 +130,12 @@ static MARKS: Mutex<Marks> = Mutex::new(Marks { newest: 0, open: Vec::new() });
 /// A number of a task that no task has, taken to compare others with it.
 struct Mark {
     at: u64,
-    /// What was spawned in the piece that has ended here.
+    /// The tasks that were spawned in the stretch that ends with this mark.
     spawned: Vec<Range<u64>>,
 }
 
 impl Mark {
-    /// Takes a mark that ends one piece and begins another, if so.
+    /// Takes a mark that may end one stretch and begin another.
     fn take(ended: Option<u64>, begins: bool) -> Option<Self> {
         // No access panics midway, so poisoned marks are whole.
         let mut marks = MARKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +156,7 @@ impl Mark {
     }
 }
 
-/// The numbers from the start of a piece to its end, marks left out.
+/// The numbers from the start of a stretch to its end, without marks.
 fn between(open: &Open, end: u64) -> Vec<Range<u64>> {
     let mut first = open.start.saturating_add(1);
     let mut ranges = Vec::new();
@@ -223,7 +223,7 @@ impl Owner {
     }
 }
 
-/// A piece of a thread's time, and whose it is.
+/// A stretch of a thread's time, and for whom it runs.
 #[derive(Debug)]
 struct Piece {
     owner: Owner,
@@ -234,7 +234,7 @@ thread_local! {
     static PIECE: RefCell<Option<Piece>> = const { RefCell::new(None) };
 }
 
-/// Replaces the piece that runs on this thread; returns the one before, which has ended.
+/// Replaces the current stretch of this thread; returns the one before, which has ended.
 fn switch(owner: Option<Owner>) -> Option<Piece> {
     let before = PIECE.try_with(|piece| piece.take()).ok().flatten();
     let ended = before.as_ref().and_then(|piece| piece.start);
@@ -243,7 +243,7 @@ fn switch(owner: Option<Owner>) -> Option<Piece> {
         before.owner.note(&mark.spawned);
     }
     let piece = owner.map(|owner| Piece { owner, start: mark.map(|mark| mark.at) });
-    // Fails where the thread ends, and nobody asks any more.
+    // Fails while the thread ends, when nothing needs it any more.
     drop(PIECE.try_with(|here| here.replace(piece)));
     before
 }
@@ -303,7 +303,7 @@ impl Drop for OnBehalf {
     }
 }
 
-/// Runs a piece of work for this library, of a driver or of its own: tasks that it spawns are not the user's.
+/// Runs code of a driver, or of this library: the tasks that it spawns are not the user's.
 pub(crate) fn for_library<T>(piece: impl FnOnce() -> T) -> T {
     let _on_behalf = if super::is_live() { OnBehalf::of_library() } else { None };
     piece()

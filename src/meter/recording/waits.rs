@@ -58,7 +58,7 @@ pub(super) fn note_last(entry: &Arc<Entry>) {
     memory::aside(|| {
         let number = LASTS.fetch_add(1, Relaxed);
         let last = Last { entry: entry.clone(), task: Whereabouts::here(false).task, number };
-        // Fails where the thread ends, and wakes nobody any more.
+        // Fails while the thread ends, when it wakes nothing any more.
         let before = LAST.try_with(|here| here.replace(Some(last)));
         drop(before);
     });
