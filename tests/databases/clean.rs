@@ -47,6 +47,9 @@ pub(crate) fn tests(suite: &mut Suite) {
                 with_runtime(0, mariadb_midway(url))
             }),
             ("clean_mariadb_prepare_dropped_midway", |url| with_runtime(0, mariadb_prepare(url))),
+            ("clean_mariadb_connection_used_on_after_a_drop", |url| {
+                with_runtime(0, mariadb_used_on(url));
+            }),
         ],
     );
     suite.without_server(&[
@@ -532,6 +535,67 @@ async fn mariadb_prepare(url: &str) {
         }
     }
     assert!(longest < LONG, "{longest:?}");
+}
+
+/// What the work itself drops midway does not change what it executes next on the same connection.
+async fn mariadb_used_on(url: &str) {
+    count_panics();
+    let admin = MySqlPool::connect(url).await.expect("connects");
+    let make = "CREATE DATABASE IF NOT EXISTS budget_clean; DROP TABLE IF EXISTS budget_clean.used_on; \
+        CREATE TABLE budget_clean.used_on (number BIGINT PRIMARY KEY)";
+    sqlx::raw_sql(make).execute(&admin).await.expect("makes a table");
+    let options = MySqlPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let pool = Pool::from(options.connect(url).await.expect("connects"));
+    let (mut texts, mut number, mut refused) = (1_000_000.., 0_i64, 0);
+    for (parameters, columns) in [(0, 1), (0, 4), (1, 3), (3, 1), (4, 6), (2, 0), (0, 0)] {
+        for (polls, way) in (1..=4).flat_map(|polls| (0..4).map(move |way| (polls, way))) {
+            let text = text_with(parameters, columns, texts.next().expect("enough of them"));
+            let what = format!("{text}: {polls} polls, way {way}");
+            number += 1;
+            let work = async {
+                let mut tx = pool.begin().await.expect("begins");
+                insert(&mut tx, number).await.expect("inserts");
+                let dropped = async {
+                    let query = sqlx::query(AssertSqlSafe(text));
+                    let query = (0..parameters).fold(query, |query, _| query.bind(1));
+                    match way {
+                        0 => drop(query.execute(&mut *tx).await),
+                        1 => drop(query.fetch_optional(&mut *tx).await),
+                        2 => drop(query.fetch_all(&mut *tx).await),
+                        _ => drop(tx.ping().await),
+                    }
+                    pending::<()>().await;
+                };
+                at_most(polls, dropped).await;
+                let answer = sqlx::query_scalar::<_, i64>("SELECT CAST(? AS SIGNED)").bind(number);
+                assert_eq!(answer.fetch_one(&mut *tx).await?, number, "{what}");
+                tx.commit().await
+            };
+            let done = work.budgeted("work", Budget::new()).await.expect("is not cut");
+            if let Err(error) = &done {
+                assert!(error.to_string().contains("use another connection"), "{what}: {error}");
+                refused += 1;
+            }
+            let rows = sqlx::query_scalar::<_, i64>(
+                "SELECT count(*) FROM budget_clean.used_on WHERE number = ?",
+            );
+            let rows = rows.bind(number).fetch_one(&admin).await.expect("counts");
+            assert_eq!(rows, i64::from(done.is_ok()), "{what}: {done:?}");
+            let next = sqlx::query_scalar::<_, i64>("SELECT CAST(? AS SIGNED)").bind(number);
+            assert_eq!(next.fetch_one(pool.unmetered()).await.expect("fetches"), number, "{what}");
+            assert_eq!(PANICS.get(), 0, "{what}");
+        }
+    }
+    // Some are known to be out of step; where all that is left can be read, the work goes on.
+    assert!((1..number).contains(&refused), "{refused} of {number}");
+}
+
+async fn insert(
+    connection: &mut request_budget::sqlx::Connection<sqlx::MySql>,
+    number: i64,
+) -> sqlx::Result<()> {
+    let insert = sqlx::query("INSERT INTO budget_clean.used_on VALUES (?)").bind(number);
+    insert.execute(connection).await.map(drop)
 }
 
 /// A text with so many parameters that returns so many columns, or nothing.

@@ -8,8 +8,9 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::changes::Changes;
-use super::control::{Sent, send, send_text};
+use super::control::{Sent, is_in_step, send, send_text};
 use super::kind::Kind;
+use super::methods::Methods;
 use crate::memory;
 
 /// How long the next user of a pool has to wait at most, until it may open a connection of its own.
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(25);
 pub(super) fn give_back<DB: Database>(
     raw: sqlx::pool::PoolConnection<DB>,
     kind: Kind,
+    methods: &'static Methods<DB>,
     changes: Changes,
 ) {
     memory::aside(|| {
@@ -35,7 +37,7 @@ pub(super) fn give_back<DB: Database>(
             Kind::Other => false,
         };
         if is_cleanable && let Ok(runtime) = Handle::try_current() {
-            drop(runtime.spawn(returning.clean(kind, changes)));
+            drop(runtime.spawn(returning.clean(kind, methods, changes)));
         } else if kind == Kind::SqliteMemory {
             returning.keep();
         }
@@ -52,11 +54,11 @@ pub(super) fn close<DB: Database>(raw: sqlx::pool::PoolConnection<DB>) {
 struct Returning<DB: Database>(Option<sqlx::pool::PoolConnection<DB>>);
 
 impl<DB: Database> Returning<DB> {
-    async fn clean(mut self, kind: Kind, changes: Changes) {
+    async fn clean(mut self, kind: Kind, methods: &Methods<DB>, changes: Changes) {
         let Some(raw) = self.0.as_deref_mut() else { return };
         let is_clean = match kind {
             Kind::Postgres => timeout(PATIENCE, clean_postgres::<DB>(raw)).await == Ok(true),
-            Kind::MySql => timeout(PATIENCE, clean_mysql::<DB>(raw)).await == Ok(true),
+            Kind::MySql => timeout(PATIENCE, clean_mysql::<DB>(raw, methods)).await == Ok(true),
             Kind::SqliteFile => timeout(PATIENCE, clean_sqlite::<DB>(raw, &changes)).await.is_ok(),
             // To close it could lose the database, so its statement is waited for, however long it takes.
             Kind::SqliteMemory => {
@@ -113,24 +115,9 @@ async fn clean_postgres<DB: Database>(raw: &mut DB::Connection) -> bool {
     false
 }
 
-async fn clean_mysql<DB: Database>(raw: &mut DB::Connection) -> bool {
+async fn clean_mysql<DB: Database>(raw: &mut DB::Connection, methods: &Methods<DB>) -> bool {
     const UNDO: &str = "ROLLBACK; UNLOCK TABLES; DO RELEASE_ALL_LOCKS()";
-    // A `prepare` that was dropped midway leaves descriptions of columns. The driver panics where it takes those
-    // for the beginning of rows, but only fails where it takes them for the answer to a ping. The first ping reads
-    // what else there is: the error of a statement, or that the statement is prepared.
-    if !matches!(raw.ping().await, Ok(()) | Err(sqlx::Error::Database(_)))
-        || raw.ping().await.is_err()
-    {
-        return false;
-    }
-    if !matches!(send::<DB>(raw, UNDO).await, Sent::Outside) {
-        return false;
-    }
-    // The driver may still be reading the answers to earlier statements, which look alike. If it gets exactly the answer
-    // to this statement, it is in step with the server.
-    let question = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'request-budget: in step'";
-    let answer = send::<DB>(raw, question).await;
-    matches!(answer, Sent::Refused(error) if error.message() == "request-budget: in step")
+    is_in_step::<DB>(raw, methods).await && matches!(send::<DB>(raw, UNDO).await, Sent::Outside)
 }
 
 async fn clean_sqlite<DB: Database>(raw: &mut DB::Connection, changes: &Changes) {

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, Database, Executor, SqlSafeStr};
 
 use super::clean;
 use super::control::queue;
-use super::execution::uncounted;
+use super::execution::{Interrupted, uncounted};
 use super::kind::Kind;
 use super::methods::Methods;
 use super::session::{Handle, Session, State, Transactions};
@@ -105,7 +105,7 @@ impl<DB: Database> Connection<DB> {
     }
 
     /// The driver's connection, and where to note that a statement on it was interrupted.
-    pub(super) fn parts(&mut self) -> (&mut DB::Connection, &mut bool) {
+    pub(super) fn parts(&mut self) -> (&mut DB::Connection, &mut Interrupted) {
         self.handle().into_parts()
     }
 
@@ -158,8 +158,8 @@ impl<DB: Database> Connection<DB> {
     ///
     /// Returns the error of the driver.
     pub async fn ping(&mut self) -> sqlx::Result<()> {
-        let (raw, was_interrupted) = self.parts();
-        uncounted(raw.ping(), was_interrupted).await
+        let (raw, interrupted) = self.parts();
+        uncounted(raw.ping(), interrupted).await
     }
 
     /// Closes the connection after notifying the server.
@@ -184,13 +184,14 @@ impl<DB: Database> Drop for Connection<DB> {
             scope::current().is_some_and(|meter| meter.is_abandoned() || thread::panicking())
         };
         let session = &mut self.session;
-        if session.transactions.state == State::Broken {
+        if matches!(session.transactions.state, State::Broken | State::OutOfStep) {
             clean::close(raw);
-        } else if session.was_interrupted || !session.is_settled() || is_ended_early() {
+        } else if session.interrupted.by_end || !session.is_settled() || is_ended_early() {
             if self.is_closed_on_drop {
                 return clean::close(raw);
             }
-            clean::give_back(raw, session.kind, mem::take(&mut session.changes));
+            let changes = mem::take(&mut session.changes);
+            clean::give_back(raw, session.kind, session.methods, changes);
         } else {
             // sqlx spawns a task for it, which ends elsewhere: that is nobody's memory, and no task
             // that the work spawned.

@@ -4,9 +4,11 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use sqlx::error::DatabaseError;
-use sqlx::{Database, SqlStr};
+use sqlx::{Connection as _, Database, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
+use super::methods::Methods;
+use super::request::Request;
 use crate::db::driver::Driver;
 
 /// What has become of a text that was sent.
@@ -35,6 +37,28 @@ pub(super) async fn send_text<DB: Database>(raw: &mut DB::Connection, text: SqlS
         Err(sqlx::Error::Database(error)) => Sent::Refused(error),
         Err(error) => Sent::Failed(error),
     }
+}
+
+/// Whether MySQL's driver takes each answer of the server for that to what it belongs to.
+///
+/// It does not know of answers that are still to come to a `prepare` or a ping that was dropped midway.
+pub(super) async fn is_in_step<DB: Database>(
+    raw: &mut DB::Connection,
+    methods: &Methods<DB>,
+) -> bool {
+    // A `prepare` that was dropped midway leaves descriptions of columns. The driver panics where it takes those
+    // for the beginning of rows, but only fails where it takes them for the answer to a ping. The first ping reads
+    // what else there is: the error of a statement, or that the statement is prepared.
+    if !matches!(raw.ping().await, Ok(()) | Err(sqlx::Error::Database(_)))
+        || raw.ping().await.is_err()
+    {
+        return false;
+    }
+    // The answers to earlier pings and statements look alike; only this has one that no other has.
+    let question = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'request-budget: in step'";
+    let asked = (methods.execute)(raw, Request::new(sqlx::raw_sql(question)));
+    let answer = Driver::for_itself(asked).await;
+    matches!(answer, Err(sqlx::Error::Database(error)) if error.message() == "request-budget: in step")
 }
 
 /// Has PostgreSQL's driver send this before whatever is sent next, where it believes itself outside of a

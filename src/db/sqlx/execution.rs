@@ -5,15 +5,25 @@ use std::ops::{Deref, DerefMut};
 
 use crate::db::Query;
 
+/// How statements and requests of a connection were dropped midway.
+#[derive(Debug, Default)]
+pub(super) struct Interrupted {
+    /// By the end of the unit of work: it has to be cleaned before others get the connection.
+    pub(super) by_end: bool,
+    /// By whomever, while their answer was awaited. Most drivers read what is left of it when the connection is used
+    /// next; MySQL's can mistake it for the answer to what is sent next.
+    pub(super) in_answer: bool,
+}
+
 /// A statement that the driver works on.
 ///
-/// Dropped in the middle because the unit of work ends, it notes on the connection that this is not
-/// fit for others. Dropped in the middle by the work itself (the first rows of a stream were enough) it
-/// does not: the driver reads the rest when the connection is used next, as without this crate.
+/// Dropped midway it notes that on the connection, unless that was between two rows of a stream, of which the
+/// first were enough for the work.
 pub(super) struct Execution<'e, W: Watched> {
     watched: W,
-    was_interrupted: &'e mut bool,
+    interrupted: &'e mut Interrupted,
     is_over: bool,
+    is_between_rows: bool,
 }
 
 /// What knows whether the unit of work is being ended from outside.
@@ -35,8 +45,13 @@ impl Watched for crate::db::TransactionWait {
 }
 
 impl<'e, W: Watched> Execution<'e, W> {
-    pub(super) fn new(watched: W, was_interrupted: &'e mut bool) -> Self {
-        Self { watched, was_interrupted, is_over: false }
+    pub(super) fn new(watched: W, interrupted: &'e mut Interrupted) -> Self {
+        Self { watched, interrupted, is_over: false, is_between_rows: false }
+    }
+
+    /// Notes whether the driver has handed out a row, and has not been asked for the next.
+    pub(super) fn note_between_rows(&mut self, is_between_rows: bool) {
+        self.is_between_rows = is_between_rows;
     }
 
     /// Notes that the driver has completed it.
@@ -47,8 +62,9 @@ impl<'e, W: Watched> Execution<'e, W> {
 
 impl<W: Watched> Drop for Execution<'_, W> {
     fn drop(&mut self) {
-        if !self.is_over && self.watched.is_abandoned() {
-            *self.was_interrupted = true;
+        if !self.is_over {
+            self.interrupted.by_end |= self.watched.is_abandoned();
+            self.interrupted.in_answer |= !self.is_between_rows;
         }
     }
 }
@@ -69,11 +85,10 @@ impl<W: Watched> DerefMut for Execution<'_, W> {
 
 /// Requests of the driver to the server that execute nothing.
 ///
-/// Dropped midway, by whomever, it is noted on the connection: MySQL's driver does not know that the answer is
-/// still to come, and would take it for that to the next statement.
-pub(super) async fn uncounted<F: Future>(asked: F, was_interrupted: &mut bool) -> F::Output {
-    let before = mem::replace(was_interrupted, true);
+/// Dropped midway, by whomever, it is noted on the connection.
+pub(super) async fn uncounted<F: Future>(asked: F, interrupted: &mut Interrupted) -> F::Output {
+    let before = mem::replace(interrupted, Interrupted { by_end: true, in_answer: true });
     let answer = asked.await;
-    *was_interrupted = before;
+    *interrupted = before;
     answer
 }

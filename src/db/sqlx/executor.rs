@@ -104,9 +104,9 @@ macro_rules! connection_executor {
             {
                 let handle = self.handle();
                 let methods = handle.methods();
-                let (connection, was_interrupted) = handle.into_parts();
+                let (connection, interrupted) = handle.into_parts();
                 let prepared = (methods.prepare_with)(connection, sql, parameters);
-                Box::pin(uncounted(Driver::for_itself(prepared), was_interrupted))
+                Box::pin(uncounted(Driver::for_itself(prepared), interrupted))
             }
 
             fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<$DB>>>
@@ -115,9 +115,9 @@ macro_rules! connection_executor {
             {
                 let handle = self.handle();
                 let methods = handle.methods();
-                let (connection, was_interrupted) = handle.into_parts();
+                let (connection, interrupted) = handle.into_parts();
                 let described = (methods.describe)(connection, sql);
-                Box::pin(uncounted(Driver::for_itself(described), was_interrupted))
+                Box::pin(uncounted(Driver::for_itself(described), interrupted))
             }
         }
     };
@@ -244,12 +244,12 @@ async fn execute<DB: Database>(
     connection.settle().await?;
     connection.note(request.text(), false);
     let (database, methods) = (connection.database(), connection.methods());
-    let (connection, was_interrupted) = connection.into_parts();
+    let (connection, interrupted) = connection.into_parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };
-    let mut execution = Execution::new(query, was_interrupted);
+    let mut execution = Execution::new(query, interrupted);
     let result = Driver::new((methods.execute)(connection, request)).await;
     execution.mark_over();
     result
@@ -278,12 +278,12 @@ async fn fetch_optional<DB: Database>(
     connection.settle().await?;
     connection.note(request.text(), false);
     let (database, methods) = (connection.database(), connection.methods());
-    let (connection, was_interrupted) = connection.into_parts();
+    let (connection, interrupted) = connection.into_parts();
     let query = match request.start(begun, database) {
         Ok(query) => query,
         Err(cut) => return Err(refuse(cut).await),
     };
-    let mut execution = Execution::new(query, was_interrupted);
+    let mut execution = Execution::new(query, interrupted);
     let row = Driver::new((methods.fetch_optional)(connection, request)).await;
     execution.mark_over();
     if let (Some(query), Ok(Some(_))) = (&mut *execution, &row) {

@@ -98,6 +98,11 @@
 //! are, as without this crate: code that changes a session takes that back on its way out, or has the connection
 //! closed by `close_on_drop`.
 //!
+//! A statement that you drop midway (`timeout`, `select!`) leaves its answer to be read when the connection is used next.
+//! The driver of MySQL and MariaDB can take that for the answer to the next statement, and panic. So it is checked
+//! first, by three round trips: the next statement is executed as if nothing had been, or it, like all after it, is an
+//! [`sqlx::Error::Protocol`] and the connection is closed when it is dropped.
+//!
 //! When a connection is closed the server may go on with the statement for a while.
 //! To bound that, let it look whether the client is still there, or bound every statement:
 //!
@@ -116,8 +121,8 @@
 //! The next statement on the connection is not inside a transaction that was left open. If it was a savepoint,
 //! the `commit` of the transaction around it is either whole or an error (an [`sqlx::Error::Protocol`]), and so
 //! is each statement until then: PostgreSQL's driver rolls back too much when a savepoint is dropped midway.
-//! Only what is done through [`Connection::unmetered`] right after a `begin` that was dropped midway is not safe
-//! on MySQL and MariaDB: use the connection itself before.
+//! Only what is done through [`Connection::unmetered`] right after something that was dropped midway is not safe on
+//! MySQL and MariaDB: use the connection itself before.
 //!
 //! # Your function takes X
 //!

@@ -3,8 +3,8 @@
 use sqlx::{Database, Executor};
 
 use super::changes::Changes;
-use super::control::{Sent, send};
-use super::execution::uncounted;
+use super::control::{Sent, is_in_step, send};
+use super::execution::{Interrupted, uncounted};
 use super::kind::Kind;
 use super::methods::Methods;
 use crate::meter::table::DatabaseId;
@@ -13,7 +13,7 @@ use crate::meter::table::DatabaseId;
 pub(super) struct Session<DB: Database> {
     pub(super) methods: &'static Methods<DB>,
     pub(super) database: DatabaseId,
-    pub(super) was_interrupted: bool,
+    pub(super) interrupted: Interrupted,
     pub(super) kind: Kind,
     pub(super) changes: Changes,
     pub(super) transactions: Transactions,
@@ -31,13 +31,15 @@ pub(super) struct Transactions {
 pub(super) enum State {
     /// Driver and server agree on what is open.
     #[default]
-    InStep,
+    Known,
     /// A `BEGIN` was dropped midway: a transaction may be open, and has to be rolled back.
     Stray,
     /// The open transaction has been rolled back, with all of its savepoints.
     Lost,
     /// A savepoint was dropped midway, and it is unknown whether it exists: the connection has to be closed.
     Broken,
+    /// The driver cannot tell any more which answer belongs to what: the connection has to be closed.
+    OutOfStep,
 }
 
 impl<DB: Database> Session<DB> {
@@ -45,7 +47,7 @@ impl<DB: Database> Session<DB> {
         Self {
             methods,
             database,
-            was_interrupted: false,
+            interrupted: Interrupted::default(),
             kind,
             changes: Changes::default(),
             transactions: Transactions::default(),
@@ -62,7 +64,12 @@ impl<DB: Database> Session<DB> {
 
     /// Whether [`settle`](Handle::settle) has nothing to do.
     pub(super) fn is_settled(&self) -> bool {
-        self.transactions.state == State::InStep
+        self.transactions.state == State::Known && !self.may_be_out_of_step()
+    }
+
+    /// Whether the driver may be about to take the answer to something else for that to what is sent next.
+    pub(super) fn may_be_out_of_step(&self) -> bool {
+        self.interrupted.in_answer && self.kind == Kind::MySql
     }
 }
 
@@ -75,20 +82,35 @@ pub(super) struct Handle<'c, DB: Database> {
 impl<'c, DB: Database> Handle<'c, DB> {
     /// Makes sure that the next statement is executed in the transaction that it is meant for, or in none.
     pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
+        if self.session.may_be_out_of_step() {
+            self.check_step().await;
+        }
         match self.session.transactions.state {
-            State::InStep => Ok(()),
+            State::Known => Ok(()),
             State::Stray => self.roll_back_stray().await,
             State::Lost | State::Broken => Err(lost()),
+            State::OutOfStep => Err(out_of_step()),
+        }
+    }
+
+    /// Has the driver read what is left of the answer to what was dropped midway, if it can.
+    #[cold]
+    async fn check_step(&mut self) {
+        let Session { interrupted, methods, transactions, .. } = &mut *self.session;
+        if uncounted(is_in_step::<DB>(self.raw, methods), interrupted).await {
+            interrupted.in_answer = false;
+        } else {
+            transactions.state = State::OutOfStep;
         }
     }
 
     #[cold]
     async fn roll_back_stray(&mut self) -> sqlx::Result<()> {
-        let Session { was_interrupted, transactions, .. } = &mut *self.session;
-        let sent = uncounted(send::<DB>(self.raw, "ROLLBACK"), was_interrupted).await;
+        let Session { interrupted, transactions, .. } = &mut *self.session;
+        let sent = uncounted(send::<DB>(self.raw, "ROLLBACK"), interrupted).await;
         transactions.state = match &sent {
             // Refused where there was none.
-            Sent::Outside | Sent::Refused(_) => State::InStep,
+            Sent::Outside | Sent::Refused(_) => State::Known,
             Sent::InTransaction | Sent::Failed(_) => State::Broken,
         };
         match sent {
@@ -119,8 +141,8 @@ impl<'c, DB: Database> Handle<'c, DB> {
     }
 
     /// The driver's connection, and where to note that a statement on it was interrupted.
-    pub(super) fn into_parts(self) -> (&'c mut DB::Connection, &'c mut bool) {
-        (self.raw, &mut self.session.was_interrupted)
+    pub(super) fn into_parts(self) -> (&'c mut DB::Connection, &'c mut Interrupted) {
+        (self.raw, &mut self.session.interrupted)
     }
 }
 
@@ -128,5 +150,13 @@ impl<'c, DB: Database> Handle<'c, DB> {
 #[cold]
 pub(super) fn lost() -> sqlx::Error {
     let reason = "the transaction was rolled back, because a savepoint in it was dropped midway";
+    sqlx::Error::Protocol(reason.to_owned())
+}
+
+/// The error for the owner of a connection whose driver has lost track of the answers.
+#[cold]
+pub(super) fn out_of_step() -> sqlx::Error {
+    let reason = "a statement was dropped midway, and the rest of its answer cannot be told from the next: \
+        use another connection";
     sqlx::Error::Protocol(reason.to_owned())
 }

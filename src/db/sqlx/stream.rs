@@ -104,8 +104,8 @@ impl<'e, DB: Database> Results<'e, DB> {
                         }
                     };
                     let methods = connection.methods();
-                    let (connection, was_interrupted) = connection.into_parts();
-                    let execution = Execution::new(query, was_interrupted);
+                    let (connection, interrupted) = connection.into_parts();
+                    let execution = Execution::new(query, interrupted);
                     let results = Driven(Some((methods.fetch_many)(connection, request)));
                     self.state = State::Running { results, execution, batch };
                 }
@@ -149,6 +149,7 @@ impl<DB: Database> Stream for Results<'_, DB> {
         };
         let Some(driven) = &mut results.0 else { return Poll::Ready(None) };
         let polled = driver::run(|| driven.as_mut().poll_next(cx));
+        execution.note_between_rows(polled.is_ready());
         if let Some(query) = &mut **execution {
             match &polled {
                 // The clock is read only for a wait: a row that is ready costs nothing.

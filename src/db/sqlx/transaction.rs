@@ -10,7 +10,7 @@ use super::connection::{Connection, PoolConnection};
 use super::control::{queue, queue_rollbacks};
 use super::execution::Execution;
 use super::refuse;
-use super::session::{State, lost};
+use super::session::State;
 use crate::db::TransactionWait;
 use crate::db::driver::Driver;
 
@@ -67,8 +67,8 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         let (transactions, _) = held.transactions();
         transactions.open = transactions.open.saturating_add(1);
         let mut transaction = Self { connection, stage: Stage::Beginning(depth) };
-        let (raw, was_interrupted) = transaction.parts();
-        let mut execution = Execution::new(wait, was_interrupted);
+        let (raw, interrupted) = transaction.parts();
+        let mut execution = Execution::new(wait, interrupted);
         let begun = Driver::new(DB::TransactionManager::begin(raw, statement)).await;
         execution.mark_over();
         drop(execution);
@@ -96,12 +96,10 @@ impl<'c, DB: Database> Transaction<'c, DB> {
         if let Err(cut) = TransactionWait::may_commit() {
             return Err(refuse(cut).await);
         }
-        if matches!(self.transactions().0.state, State::Lost | State::Broken) {
-            return Err(lost());
-        }
+        self.connection.get_mut().settle().await?;
         self.stage = Stage::Committing;
-        let (raw, was_interrupted) = self.parts();
-        let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
+        let (raw, interrupted) = self.parts();
+        let mut execution = Execution::new(TransactionWait::end(), interrupted);
         let committed = Driver::new(DB::TransactionManager::commit(raw)).await;
         execution.mark_over();
         drop(execution);
@@ -115,11 +113,15 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// Returns the error of the driver.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
-        if matches!(self.transactions().0.state, State::Lost | State::Broken) {
+        let connection = self.connection.get_mut();
+        // What was lost has been rolled back, or is when its connection is closed.
+        if matches!(connection.transactions().0.state, State::Lost | State::Broken)
+            || connection.settle().await.is_err()
+        {
             return Ok(());
         }
-        let (raw, was_interrupted) = self.parts();
-        let mut execution = Execution::new(TransactionWait::end(), was_interrupted);
+        let (raw, interrupted) = self.parts();
+        let mut execution = Execution::new(TransactionWait::end(), interrupted);
         let rolled_back = Driver::new(DB::TransactionManager::rollback(raw)).await;
         execution.mark_over();
         drop(execution);
@@ -168,7 +170,7 @@ impl<DB: Database> Transaction<'_, DB> {
         } else {
             queue::<DB>(raw, "ROLLBACK");
         }
-        self.transactions().0.state = State::InStep;
+        self.transactions().0.state = State::Known;
     }
 }
 
@@ -179,7 +181,7 @@ impl<DB: Database> Drop for Transaction<'_, DB> {
         let (is_outermost, state) = (transactions.open == 0, transactions.state);
         match (state, self.stage) {
             (State::Lost, _) if is_outermost => self.end_lost(),
-            (State::Lost | State::Broken, _) | (_, Stage::Over) => {}
+            (State::Lost | State::Broken | State::OutOfStep, _) | (_, Stage::Over) => {}
             (_, Stage::Beginning(0)) => self.has_strayed(),
             // MySQL keeps the unused savepoint, and SQLite's thread rolls it back by itself.
             (_, Stage::Beginning(depth)) => self.look_whether_lost(depth),
