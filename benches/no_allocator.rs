@@ -1,4 +1,5 @@
-//! What allocating costs where the counting allocator is not installed; beside `overhead`, where it is.
+//! What allocating costs where the counting allocator is not installed; beside `overhead`, where it
+//! is.
 
 mod shared;
 

@@ -1,4 +1,5 @@
-//! A service under a budget, to be copied. `cargo run --example axum_min`, then `curl localhost:3000/posts`.
+//! A service under a budget, to be copied. `cargo run --example axum_min`, then `curl
+//! localhost:3000/posts`.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use request_budget::{Budget, BudgetLayer, alloc::CountingAllocator, sqlx::SqlitePool};
@@ -26,7 +27,8 @@ pub(crate) async fn app() -> Result<Router, sqlx::Error> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_env_filter("info,request_budget=debug").init(); // says what each used
+    // At this level each request's usage is logged.
+    tracing_subscriber::fmt().with_env_filter("info,request_budget=debug").init();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     Ok(axum::serve(listener, app().await?).await?)
 }

@@ -1,5 +1,5 @@
-//! A test that fails CI, to be copied: this page asks for each author by itself. `cargo run --example ci_min` shows
-//! what it says.
+//! A test that fails CI, to be copied: this page asks for each author by itself.
+//! `cargo run --example ci_min` shows what it says.
 
 use request_budget::{Budget, sqlx::SqlitePool, testing};
 

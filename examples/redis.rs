@@ -1,7 +1,7 @@
 //! Redis under a budget: an N+1 in the cache, and the same in one round trip.
 //!
-//! `cargo run --example redis [redis://host:port]` needs a server. It is named by the argument or by
-//! `REQUEST_BUDGET_REDIS_URL`; else it is sought at `redis://127.0.0.1:6379`.
+//! `cargo run --example redis [redis://host:port]` needs a server. It is named by the argument or
+//! by `REQUEST_BUDGET_REDIS_URL`; else it is sought at `redis://127.0.0.1:6379`.
 
 use std::process::ExitCode;
 use std::{env, io};

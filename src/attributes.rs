@@ -9,10 +9,12 @@ use crate::escape::{escaped, is_hazard};
 
 /// A few facts that tell one run from another of the same name: the id of a job, its attempt.
 ///
-/// Each [`Violation`](crate::Violation), each event and each [`Report`](crate::report::Report) contains them. They
-/// do not belong into a name, because the number of ids is unbounded. An empty set allocates nothing.
+/// Each [`Violation`](crate::Violation), each event and each [`Report`](crate::report::Report)
+/// contains them. They do not belong into a name, because the number of ids is unbounded. An empty
+/// set allocates nothing.
 ///
-/// Their `Display` is `job=7 attempt=2`, with a value that contains white space in quotes; they serialise as a map.
+/// Their `Display` is `job=7 attempt=2`, with a value that contains white space in quotes; they
+/// serialise as a map.
 ///
 /// # Examples
 ///

@@ -84,9 +84,9 @@ impl Budget {
     /// Another limit for one statement, lower or higher than
     /// [`repeated_queries`](Self::repeated_queries), which holds for all others; soft by default.
     ///
-    /// Use it for a statement that is repeated on purpose, such as the tick of a queue or an insert for each line of
-    /// a file. The statement is identified by its text, exactly as the program passes it to the driver, on any
-    /// database. `u64::MAX` allows any number of executions.
+    /// Use it for a statement that is repeated on purpose, such as the tick of a queue or an insert
+    /// for each line of a file. The statement is identified by its text, exactly as the program
+    /// passes it to the driver, on any database. `u64::MAX` allows any number of executions.
     /// [`Usage::repeated_queries`](crate::Usage::repeated_queries) still counts it.
     ///
     /// # Examples
@@ -125,9 +125,9 @@ impl Budget {
 
     /// Statements that change data or schema; soft by default.
     ///
-    /// A write is recognised by its first words, after comments, and in and after `WITH`: `INSERT`, `UPDATE`,
-    /// `CREATE` and the like. Changes by a function that a `SELECT` calls are not recognised. A limit of 0 states
-    /// that a GET request does not write.
+    /// A write is recognised by its first words, after comments, and in and after `WITH`: `INSERT`,
+    /// `UPDATE`, `CREATE` and the like. Changes by a function that a `SELECT` calls are not
+    /// recognised. A limit of 0 states that a GET request does not write.
     ///
     /// # Examples
     ///
@@ -167,8 +167,8 @@ impl Budget {
 
     /// Time spent waiting for any single statement; soft by default.
     ///
-    /// It is the wait of this work, not the time of the server: rows that have arrived before they are asked for
-    /// take no time.
+    /// It is the wait of this work, not the time of the server: rows that have arrived before they
+    /// are asked for take no time.
     pub fn slow_query(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::SlowQuery, limit)
     }
@@ -186,8 +186,8 @@ impl Budget {
         self.count(Resource::CacheCalls, limit)
     }
 
-    /// Round trips to a cache by one and the same kind of command (an N+1), such as `GET user:*`; soft by
-    /// default.
+    /// Round trips to a cache by one and the same kind of command (an N+1), such as `GET user:*`;
+    /// soft by default.
     pub fn repeated_cache_calls(self, limit: impl Into<Limit<u64>>) -> Self {
         self.count(Resource::RepeatedCacheCalls, limit)
     }
@@ -253,8 +253,8 @@ impl Budget {
     ///     .external_timeout(Duration::from_millis(500))
     ///     .external_timeout_for("reports", Duration::from_secs(10));
     /// let work = async {
-    ///     let calls = Duration::from_secs(2);
-    ///     (sleep(calls).external("payments").await.is_ok(), sleep(calls).external("reports").await.is_ok())
+    ///     let (payments, reports) = (sleep(Duration::from_secs(2)), sleep(Duration::from_secs(2)));
+    ///     (payments.external("payments").await.is_ok(), reports.external("reports").await.is_ok())
     /// };
     /// assert_eq!(work.budgeted("order", budget).await, Ok((false, true)));
     /// # }
@@ -275,11 +275,12 @@ impl Budget {
     /// Wall time from the start to the end of the work, of a request to the end of its response
     /// body; **hard** by default: the work is cut.
     ///
-    /// The work is polled before the clock is checked, so an answer that is ready is never discarded.
-    /// A cut never comes early, and at most 5 ms late, because the deadlines of a thread share one timer.
+    /// The work is polled before the clock is checked, so an answer that is ready is never
+    /// discarded. A cut never comes early, and at most 5 ms late, because the deadlines of a thread
+    /// share one timer.
     ///
-    /// A response body can be cut only when the server polls it for its next frame, which it does not while
-    /// the client reads nothing: bound that by the timeouts of the server.
+    /// A response body can be cut only when the server polls it for its next frame, which it does
+    /// not while the client reads nothing: bound that by the timeouts of the server.
     pub fn total_time(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::TotalTime, limit)
     }
@@ -303,16 +304,17 @@ impl Budget {
         self.count(Resource::ResponseBytes, bytes)
     }
 
-    /// The longest wait for the next frame of a response body; **hard** by default: the body ends with an
-    /// error.
+    /// The longest wait for the next frame of a response body; **hard** by default: the body ends
+    /// with an error.
     ///
     /// Only the time that the server waits for the body counts, not what the client takes to read.
     pub fn body_idle(self, limit: impl Into<Limit<Duration>>) -> Self {
         self.time(Resource::BodyIdle, limit)
     }
 
-    /// Ends the clock of [`total_time`](Self::total_time) and [`slow_request`](Self::slow_request) at the
-    /// headers of the response, for bodies that are meant to last: server-sent events, downloads.
+    /// Ends the clock of [`total_time`](Self::total_time) and [`slow_request`](Self::slow_request)
+    /// at the headers of the response, for bodies that are meant to last: server-sent events,
+    /// downloads.
     ///
     /// Bound such a body by [`body_idle`](Self::body_idle), or not at all. An exchange that is
     /// upgraded (WebSocket) has no body after the headers: give what runs then a budget of its own,
@@ -340,30 +342,31 @@ impl Budget {
         self
     }
 
-    /// How long work that was cut, or dropped because a client hung up, may continue until its MongoDB commands in
-    /// flight are complete; 5 seconds unless set.
+    /// How long work that was cut, or dropped because a client hung up, may continue until its
+    /// MongoDB commands in flight are complete; 5 seconds unless set.
     ///
-    /// Calls of the MongoDB driver must not be dropped midway. So the client is answered at once, and the rest of
-    /// the request is polled in a task of its own until none of its commands is in flight. A background task that
-    /// is cut ends that much later. Then, or after this time, the work is dropped. Its report follows at that
-    /// moment and contains all of its usage, except that `total_time` stops at the cut.
+    /// Calls of the MongoDB driver must not be dropped midway. So the client is answered at once,
+    /// and the rest of the request is polled in a task of its own until none of its commands is in
+    /// flight. A background task that is cut ends that much later. Then, or after this time, the
+    /// work is dropped. Its report follows at that moment and contains all of its usage, except
+    /// that `total_time` stops at the cut.
     ///
-    /// A handler that executes its commands one after the other stops before its next command. One that executes
-    /// several at a time starts new ones while others are in flight, and may complete all of its work within this
-    /// time; what is in flight after that is dropped midway after all.
+    /// A handler that executes its commands one after the other stops before its next command. One
+    /// that executes several at a time starts new ones while others are in flight, and may complete
+    /// all of its work within this time; what is in flight after that is dropped midway after all.
     ///
-    /// If the program has no MongoDB client of this crate, or no command is in flight, the work is dropped at
-    /// once.
+    /// If the program has no MongoDB client of this crate, or no command is in flight, the work is
+    /// dropped at once.
     pub fn grace_period(mut self, longest: Duration) -> Self {
         Arc::make_mut(self.limits.get_or_insert_default()).grace = longest;
         self
     }
 
-    /// Replaces some limits for a known reason: for work that exceeds the usual budget and is going to be
-    /// repaired.
+    /// Replaces some limits for a known reason: for work that exceeds the usual budget and is going
+    /// to be repaired.
     ///
-    /// An exemption needs a limit of its own, so that the work cannot get worse meanwhile. The reason is the address
-    /// of the issue. The ratchet of `testing` lists it.
+    /// An exemption needs a limit of its own, so that the work cannot get worse meanwhile. The
+    /// reason is the address of the issue. The ratchet of `testing` lists it.
     ///
     /// # Panics
     ///
@@ -375,7 +378,8 @@ impl Budget {
     /// use request_budget::{Budget, Limit, Resource, resource::Amount};
     ///
     /// let web = Budget::new().queries(20).rows(1_000);
-    /// let report = web.exempt("https://github.com/acme/shop/issues/7", Budget::new().queries(150));
+    /// let issue = "https://github.com/acme/shop/issues/7";
+    /// let report = web.exempt(issue, Budget::new().queries(150));
     /// assert_eq!(report.limit(Resource::Queries), Some(Limit::soft(Amount::Count(150))));
     /// assert_eq!(report.limit(Resource::Rows), Some(Limit::soft(Amount::Count(1_000))));
     /// ```

@@ -38,11 +38,12 @@ impl Cut {
         Self { violation: Box::new(violation), meaning: None }
     }
 
-    /// Finds the cut in an error, however deep: the error itself, or one in the chain of its sources.
+    /// Finds the cut in an error, however deep: the error itself, or one in the chain of its
+    /// sources.
     ///
-    /// Looks through what carries it: a [`sqlx::Error`](https://docs.rs/sqlx) of a statement that was
-    /// refused, an [`io::Error`] (whose [`source`](Error::source) skips the error that it holds),
-    /// `anyhow::Error`, `tonic::Status`, and the errors of this crate.
+    /// Looks through what carries it: a [`sqlx::Error`](https://docs.rs/sqlx) of a statement that
+    /// was refused, an [`io::Error`] (whose [`source`](Error::source) skips the error that it
+    /// holds), `anyhow::Error`, `tonic::Status`, and the errors of this crate.
     ///
     /// # Examples
     ///

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-/// A text on one line: control characters, line breaks, marks that change the direction and such that
-/// are invisible are written as in a Rust literal.
+/// A text on one line: control characters, line breaks, marks that change the direction and such
+/// that are invisible are written as in a Rust literal.
 pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -36,8 +36,8 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text of a statement on one line: each line break, with the white space around it, is one space, and
-/// the rest is escaped.
+/// The text of a statement on one line: each line break, with the white space around it, is one
+/// space, and the rest is escaped.
 pub(crate) fn one_line(statement: &str) -> Cow<'_, str> {
     if is_clean(statement) {
         return statement.into();

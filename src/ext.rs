@@ -15,8 +15,9 @@ use crate::task::{Budgeted, TryBudgeted};
 pub trait BudgetExt: Future + Sized {
     /// Makes this future a unit of work of its own, with a name and a budget.
     ///
-    /// It starts at the first poll. Inside another unit of work it is charged to both. If it is created inside one
-    /// and polled elsewhere, it has an account of its own, and its reports name the work that began it.
+    /// It starts at the first poll. Inside another unit of work it is charged to both. If it is
+    /// created inside one and polled elsewhere, it has an account of its own, and its reports name
+    /// the work that began it.
     ///
     /// # Errors
     ///
@@ -24,7 +25,8 @@ pub trait BudgetExt: Future + Sized {
     ///
     /// # Cancellation
     ///
-    /// If it is dropped before its end, it is reported as cancelled. Its destructors are charged to it.
+    /// If it is dropped before its end, it is reported as cancelled. Its destructors are charged to
+    /// it.
     ///
     /// # Examples
     ///
@@ -41,10 +43,12 @@ pub trait BudgetExt: Future + Sized {
         Budgeted::new(self, name.into(), budget)
     }
 
-    /// Makes this future of a `Result` a unit of work of its own, whose error type also represents a cut.
+    /// Makes this future of a `Result` a unit of work of its own, whose error type also represents
+    /// a cut.
     ///
-    /// As [`budgeted`](Self::budgeted), with one `Result` instead of two. Work that returns an error
-    /// is reported as [`Error`](crate::report::Outcome::Error), not as [`Ok`](crate::report::Outcome::Ok).
+    /// As [`budgeted`](Self::budgeted), with one `Result` instead of two. Work that returns an
+    /// error is reported as [`Error`](crate::report::Outcome::Error), not as
+    /// [`Ok`](crate::report::Outcome::Ok).
     ///
     /// # Errors
     ///
@@ -79,9 +83,10 @@ pub trait BudgetExt: Future + Sized {
 
     /// Charges this future to the unit of work that is running here, wherever it is polled.
     ///
-    /// Spawning breaks the link to the work that spawns; this keeps it. It does not join their lifetimes: a spawned
-    /// task continues after the work has ended or was cut. What it uses after that is in no report, but a limit
-    /// that it crosses is still reported. Outside of all units of work it changes nothing.
+    /// Spawning breaks the link to the work that spawns; this keeps it. It does not join their
+    /// lifetimes: a spawned task continues after the work has ended or was cut. What it uses after
+    /// that is in no report, but a limit that it crosses is still reported. Outside of all units of
+    /// work it changes nothing.
     ///
     /// # Examples
     ///
@@ -113,8 +118,8 @@ pub trait ExternalExt: Future + Sized {
     /// It is never given more than what is left of the [`total_time`](Budget::total_time). Outside
     /// every unit of work, or without an `external_timeout`, nothing limits it.
     ///
-    /// Only the marked future is bounded. `client.get(url).send()` ends at the headers of the response, so mark an
-    /// `async` block that also reads the body.
+    /// Only the marked future is bounded. `client.get(url).send()` ends at the headers of the
+    /// response, so mark an `async` block that also reads the body.
     ///
     /// Use few names: that of the system, not the address.
     ///
@@ -136,7 +141,8 @@ pub trait ExternalExt: Future + Sized {
     /// let work = async { std::future::pending::<()>().external("payments").await };
     /// let budget = Budget::new().external_timeout(Duration::from_millis(500));
     /// let error = work.budgeted("order", budget).await.unwrap().unwrap_err();
-    /// assert!(error.to_string().contains("in one external call, limit 500ms: call to \"payments\""));
+    /// let cause = "in one external call, limit 500ms: call to \"payments\"";
+    /// assert!(error.to_string().contains(cause));
     /// # }
     /// ```
     fn external(self, name: impl Into<Cow<'static, str>>) -> External<Self> {

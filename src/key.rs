@@ -7,8 +7,8 @@ use foldhash::fast::{FixedState, FoldHasher};
 
 /// Identifies a text by 64 bits of its hash, which are never 0, and the database that executes it.
 ///
-/// The probability that two of a million different statements in one unit of work share a key is below one in ten
-/// million.
+/// The probability that two of a million different statements in one unit of work share a key is
+/// below one in ten million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     text: u64,
@@ -25,7 +25,8 @@ impl Key {
         Self { text: FixedState::default().hash_one(text).max(1), database }
     }
 
-    /// The key of a text without its white space, which is equal for texts that differ in nothing else.
+    /// The key of a text without its white space, which is equal for texts that differ in nothing
+    /// else.
     pub(crate) fn of_words(text: &str) -> Self {
         Self::of(&text.split_whitespace().collect::<String>())
     }
@@ -53,8 +54,8 @@ impl Key {
 
 /// Identifies a database, because the same text on two shards is no repetition.
 ///
-/// It is a hash of what a pool connects to. The probability that two of a thousand databases share one is below one
-/// in eight thousand; their statements would be counted together.
+/// It is a hash of what a pool connects to. The probability that two of a thousand databases share
+/// one is below one in eight thousand; their statements would be counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct DatabaseId(u32);
 

@@ -1,10 +1,10 @@
 //! A budget for every HTTP request and every background task: database queries, their time, memory,
 //! total time and calls to external systems, counted exactly and enforced.
 //!
-//! For every request and task this crate knows how many statements it ran and how long they took, how
-//! much memory and time it used, and which external systems it called. A [`Budget`] says how much of
-//! each is allowed. Crossing a soft limit is reported as a [`Violation`] that names the cause; crossing
-//! a hard one also cuts the work.
+//! For every request and task this crate knows how many statements it ran and how long they took,
+//! how much memory and time it used, and which external systems it called. A [`Budget`] says how
+//! much of each is allowed. Crossing a soft limit is reported as a [`Violation`] that names the
+//! cause; crossing a hard one also cuts the work.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), sqlx::Error> {
@@ -38,26 +38,28 @@
 //!
 //! # Words
 //!
-//! * A **unit of work** is one HTTP request, from the call of the service to the end of the response
-//!   *body*, or one background task.
-//! * Its **scope** is entered on each poll and on drop; what runs inside is charged to it. A scope inside
-//!   a scope is charged to both. Spawning leaves the scope, unless the task is carried along with
-//!   [`in_current_budget`](BudgetExt::in_current_budget).
-//! * **Usage** is what a unit of work has consumed; a **violation** is the report that it crossed one
-//!   limit. Each limit of a unit of work is reported once, at the moment of crossing.
-//! * A statement is **observed** if it was counted after its execution, as a driver or an ORM reports it.
+//! * A **unit of work** is one HTTP request, from the call of the service to the end of the
+//!   response *body*, or one background task.
+//! * Its **scope** is entered on each poll and on drop; what runs inside is charged to it. A scope
+//!   inside a scope is charged to both. Spawning leaves the scope, unless the task is carried along
+//!   with [`in_current_budget`](BudgetExt::in_current_budget).
+//! * **Usage** is what a unit of work has consumed; a **violation** is the report that it crossed
+//!   one limit. Each limit of a unit of work is reported once, at the moment of crossing.
+//! * A statement is **observed** if it was counted after its execution, as a driver or an ORM
+//!   reports it.
 //! * A statement is **unmetered** if it was seen but passed through no instrumented connection.
 //!
 //! "Budget" here is neither tokio's cooperative budget nor tower's retry budget.
 //!
 //! # What is left of finished work
 //!
-//! Nothing that grows with the work: no task, no timer, no account. A thread that polls work with a limit on
-//! wall time uses one task of its runtime, with one timer for all deadlines of the thread. So tokio's metrics show
-//! one additional task for each worker, and one for the thread that blocks on a future, which stay until the runtime
-//! ends. The timer may fire once for the deadline of work that has ended, and is not set again then; while a test has
-//! paused the clock it is removed at once, so the clock does not advance to that deadline. Work that was begun inside
-//! of finished work keeps nothing of it alive, except for carried tasks, which keep its account.
+//! Nothing that grows with the work: no task, no timer, no account. A thread that polls work with a
+//! limit on wall time uses one task of its runtime, with one timer for all deadlines of the thread.
+//! So tokio's metrics show one additional task for each worker, and one for the thread that blocks
+//! on a future, which stay until the runtime ends. The timer may fire once for the deadline of work
+//! that has ended, and is not set again then; while a test has paused the clock it is removed at
+//! once, so the clock does not advance to that deadline. Work that was begun inside of finished
+//! work keeps nothing of it alive, except for carried tasks, which keep its account.
 //!
 //! # Where to go from here
 //!
@@ -82,8 +84,8 @@
 //! * `mongodb`: an instrumented MongoDB client.
 //! * `redis`: an instrumented connection to Redis.
 //! * `reqwest-middleware`: makes every call of a `reqwest-middleware` client an external call.
-//! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`: aliases such
-//!   as `sqlx::PgPool`, and that driver of sqlx.
+//! * `sqlx`: instrumented pools for any database of sqlx. `postgres`, `mysql`, `sqlite`, `any`:
+//!   aliases such as `sqlx::PgPool`, and that driver of sqlx.
 //! * `witness`: counts, or reports, statements that reach sqlx past the metered pools.
 //! * `testing`: measurements and assertions for tests.
 //! * `full`: all of them but the drivers of sqlx.

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-/// How much of a resource may be used. A soft limit reports a violation; a hard one also cuts the work.
+/// How much of a resource may be used. A soft limit reports a violation; a hard one also cuts the
+/// work.
 ///
-/// A bare value is accepted wherever a limit is: it takes the kind that the resource has by default,
-/// soft for all but `total_time`, `external_timeout` and `body_idle`.
-/// Use is over a limit when it is *more* than the limit, so a limit of zero allows nothing.
+/// A bare value is accepted wherever a limit is: it takes the kind that the resource has by
+/// default, soft for all but `total_time`, `external_timeout` and `body_idle`. Use is over a limit
+/// when it is *more* than the limit, so a limit of zero allows nothing.
 ///
 /// # Examples
 ///

@@ -1,5 +1,5 @@
-//! The functions of the counting allocator that the rest of the crate uses; without the `alloc` feature they do
-//! nothing.
+//! The functions of the counting allocator that the rest of the crate uses; without the `alloc`
+//! feature they do nothing.
 
 #[cfg(feature = "alloc")]
 pub(crate) use crate::alloc::counters::{

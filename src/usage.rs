@@ -35,7 +35,8 @@ pub struct Usage {
     pub repeated_queries: u64,
     /// Statements that change data or schema, by their first words.
     pub writes: u64,
-    /// How many of `queries` were counted after the fact, from what a driver or an ORM says of itself.
+    /// How many of `queries` were counted after the fact, from what a driver or an ORM says of
+    /// itself.
     pub observed: u64,
     /// Rows handed to the caller.
     pub rows: u64,
@@ -73,8 +74,8 @@ pub struct Usage {
     /// Wall time since the start.
     #[serde(serialize_with = "seconds")]
     pub total_time: Duration,
-    /// How long a request waited before it reached the service, which is not in `total_time`; `None`
-    /// where that is not known.
+    /// How long a request waited before it reached the service, which is not in `total_time`;
+    /// `None` where that is not known.
     #[serde(serialize_with = "optional_seconds")]
     pub queue_time: Option<Duration>,
     /// The longest single poll; `None` where polls are not timed.

@@ -9,12 +9,13 @@ use crate::attributes::Attributes;
 use crate::escape::{self, Escaped, Escaping};
 use crate::resource::{Amount, Resource, Time};
 
-/// The report that a unit of work crossed one limit: which, by how much, whose work, where, and why.
+/// The report that a unit of work crossed one limit: which, by how much, whose work, where, and
+/// why.
 ///
 /// Plain data, not an error: the work goes on after a soft one. It prints as one line that a person
 /// can act on; there, and where it is serialised, names and texts are escaped as in
-/// [events](crate::report::fields). Made at the moment of crossing, once per resource and unit of work, so `observed` is
-/// what had been used by then and not yet what the work uses in the end.
+/// [events](crate::report::fields). Made at the moment of crossing, once per resource and unit of
+/// work, so `observed` is what had been used by then and not yet what the work uses in the end.
 ///
 /// # Examples
 ///
@@ -33,7 +34,8 @@ use crate::resource::{Amount, Resource, Time};
 ///     .await
 ///     .unwrap()
 ///     .unwrap();
-/// assert_eq!(*seen.lock().unwrap(), ["send_invoices: 1 external call, limit 0: call to \"payments\""]);
+/// let expected = "send_invoices: 1 external call, limit 0: call to \"payments\"";
+/// assert_eq!(*seen.lock().unwrap(), [expected]);
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -52,8 +54,8 @@ pub struct Violation {
     pub work: String,
     /// What distinguishes this run from others of the same name; empty if nothing was given.
     pub attributes: Attributes,
-    /// The name of the unit of work that created this one, if any did: for a task that a request has left running, the
-    /// request.
+    /// The name of the unit of work that created this one, if any did: for a task that a request
+    /// has left running, the request.
     #[serde(serialize_with = "escape::serialize_option")]
     pub begun_by: Option<String>,
     /// The innermost `tracing` span at the crossing, if there was one.
@@ -113,11 +115,11 @@ impl<W: fmt::Display> fmt::Display for Title<'_, W> {
 pub enum Severity {
     /// A soft one: the work continues.
     Soft,
-    /// A hard one: the work is cut, unless it has just completed. If it is the limit of a single call to an external
-    /// system, only that call is cut.
+    /// A hard one: the work is cut, unless it has just completed. If it is the limit of a single
+    /// call to an external system, only that call is cut.
     Hard,
-    /// A deadline set by the caller, if callers may set one and it was shorter than that of the budget: the work is cut,
-    /// which is no fault of the service. See
+    /// A deadline set by the caller, if callers may set one and it was shorter than that of the
+    /// budget: the work is cut, which is no fault of the service. See
     /// [`with_incoming_deadlines`](crate::BudgetLayer::with_incoming_deadlines).
     Caller,
 }
@@ -139,8 +141,8 @@ impl Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// The statement that crossed the limit or, for a count, the one that ran most often; of calls to caches
-    /// the kind of command.
+    /// The statement that crossed the limit or, for a count, the one that ran most often; of calls
+    /// to caches the kind of command.
     #[non_exhaustive]
     Statement {
         /// Its text, as the program gave it; values are in it only if the program put them there.
@@ -151,12 +153,12 @@ pub enum Cause {
         /// How long the work had waited for it, in all.
         #[serde(skip)]
         time: Duration,
-        /// How long it had been waiting for an execution that was in flight at the crossing; set only
-        /// where a time or memory was crossed.
+        /// How long it had been waiting for an execution that was in flight at the crossing; set
+        /// only where a time or memory was crossed.
         #[serde(skip)]
         waiting: Option<Duration>,
-        /// How many bytes the work had allocated while it waited for it, in all, whether or not they were
-        /// freed again; set only where memory was crossed.
+        /// How many bytes the work had allocated while it waited for it, in all, whether or not
+        /// they were freed again; set only where memory was crossed.
         #[serde(skip)]
         allocated: Option<u64>,
     },
@@ -171,8 +173,8 @@ pub enum Cause {
         /// How long these calls had taken, in all.
         #[serde(skip)]
         time: Duration,
-        /// How long one that was in flight at the crossing had taken; set only where a time or memory was
-        /// crossed.
+        /// How long one that was in flight at the crossing had taken; set only where a time or
+        /// memory was crossed.
         #[serde(skip)]
         waiting: Option<Duration>,
         /// As of a statement.
@@ -182,8 +184,9 @@ pub enum Cause {
     /// Waits for connections of a pool took most of the time.
     #[non_exhaustive]
     Connection {
-        /// The pool for which the work had waited longest at a time: the name that it was given, or where it connects to,
-        /// as in `postgres://db.example.com:5432/shop`. `None` where that is not known.
+        /// The pool for which the work had waited longest at a time: the name that it was given, or
+        /// where it connects to, as in `postgres://db.example.com:5432/shop`. `None` where that is
+        /// not known.
         #[serde(serialize_with = "escape::serialize_option")]
         pool: Option<String>,
         /// How long the work had waited for connections, in all.
@@ -193,15 +196,16 @@ pub enum Cause {
         #[serde(skip)]
         waiting: Option<Duration>,
     },
-    /// A `BEGIN`, `COMMIT`, `ROLLBACK` or savepoint that was in flight at the crossing took most of the time.
+    /// A `BEGIN`, `COMMIT`, `ROLLBACK` or savepoint that was in flight at the crossing took most of
+    /// the time.
     #[non_exhaustive]
     Transaction {
         /// How long the work had been waiting for it.
         #[serde(skip)]
         waiting: Duration,
     },
-    /// The client took most of the time to read the response: the body had returned a frame, and the server, or an outer
-    /// layer, did not poll it for the next.
+    /// The client took most of the time to read the response: the body had returned a frame, and
+    /// the server, or an outer layer, did not poll it for the next.
     #[non_exhaustive]
     SlowClient {
         /// How long it was not polled, in all.
@@ -209,12 +213,12 @@ pub enum Cause {
         time: Duration,
     },
     /// It was code of the work itself, or calls to external systems that are not marked by
-    /// [`external`](crate::ExternalExt::external): nothing that is counted took a tenth of the time, or as much of
-    /// the memory as the rest.
+    /// [`external`](crate::ExternalExt::external): nothing that is counted took a tenth of the
+    /// time, or as much of the memory as the rest.
     #[non_exhaustive]
     OwnCode {
-        /// The longest single poll; `None` without a limit on [`poll_time`](crate::Budget::poll_time), since polls are not
-        /// timed then.
+        /// The longest single poll; `None` without a limit on
+        /// [`poll_time`](crate::Budget::poll_time), since polls are not timed then.
         #[serde(skip)]
         longest_poll: Option<Duration>,
         /// The most bytes that were allocated in a single poll; set only where memory was crossed.
@@ -238,7 +242,8 @@ impl Cause {
         }
     }
 
-    /// How long the work had been waiting for what was in flight when a limit on time or memory was crossed.
+    /// How long the work had been waiting for what was in flight when a limit on time or memory was
+    /// crossed.
     #[must_use]
     pub const fn waiting(&self) -> Option<Duration> {
         match self {
@@ -351,7 +356,8 @@ fn times(
     Ok(())
 }
 
-/// A statement on one line, its white space folded and the rest escaped, at most so many characters.
+/// A statement on one line, its white space folded and the rest escaped, at most so many
+/// characters.
 pub(crate) struct Line<'a>(pub(crate) &'a str);
 
 impl Line<'_> {

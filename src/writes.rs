@@ -29,9 +29,9 @@ const VERBS: [&str; 23] = [
 
 /// Whether any statement of this text changes something.
 ///
-/// Decides by the first word of each statement, and of each part of a `WITH`; comments and quoted text
-/// are skipped. `EXPLAIN ANALYZE` executes the statement that it explains, and `COPY .. FROM` writes. Writes by a
-/// function that a `SELECT` calls cannot be recognised.
+/// Decides by the first word of each statement, and of each part of a `WITH`; comments and quoted
+/// text are skipped. `EXPLAIN ANALYZE` executes the statement that it explains, and `COPY .. FROM`
+/// writes. Writes by a function that a `SELECT` calls cannot be recognised.
 pub(crate) fn is_write(text: &str) -> bool {
     let mut words = Words::new(text);
     loop {

@@ -50,8 +50,8 @@ async fn a_memory_limit_without_the_allocator_is_said_once_and_never_crossed() {
         assert_eq!(work.await.expect("it does not panic"), Ok(()));
     }
     assert_eq!(*ledger.0.lock().expect("no report panicked"), [[None; 3]; 100]);
-    let said = "a budget limits memory, retained, but the counting allocator is not installed in this \
-                process: these limits can never be crossed, whatever the work uses";
+    let said = "a budget limits memory, retained, but the counting allocator is not installed in \
+                this process: these limits can never be crossed, whatever the work uses";
     assert_eq!(health.heard(), [(Level::WARN, "memory, retained".to_owned(), said.to_owned())]);
 
     // Once a process, also for a limit that was not named then.

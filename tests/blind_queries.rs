@@ -66,7 +66,7 @@ async fn a_query_limit_without_a_metered_pool_is_said_once() {
 
     let response = Budget::new().response_bytes(1);
     async {}.budgeted("job", response).await.expect("nothing is crossed");
-    let said = "a budget limits response_bytes, but a task has no response: these limits can never be \
-                crossed by one";
+    let said = "a budget limits response_bytes, but a task has no response: these limits can never \
+                be crossed by one";
     assert_eq!(health.heard()[2..], [(Level::WARN, "response_bytes".to_owned(), said.to_owned())]);
 }

@@ -1,5 +1,5 @@
-//! Limits on statements of work whose statements run in a task that it has not carried along. One test only: a name
-//! is reported once a process.
+//! Limits on statements of work whose statements run in a task that it has not carried along. One
+//! test only: a name is reported once a process.
 
 mod health;
 
@@ -91,7 +91,8 @@ async fn work_whose_statements_run_elsewhere_is_reported_once_a_name() {
         work.await.expect("nothing is crossed");
     })
     .await;
-    // What is carried along, in a unit of its own, beside statements of the work's own, or not limited.
+    // What is carried along, in a unit of its own, beside statements of the work's own, or not
+    // limited.
     let cut = ask(routes().layer(layer()).layer(from_fn(spawned))).await;
     assert_eq!(cut, StatusCode::SERVICE_UNAVAILABLE, "the layer is in the task that executes");
     run("carried", &budget, async { task::spawn(async { execute() }).await.expect("no panic") })
@@ -108,9 +109,10 @@ async fn work_whose_statements_run_elsewhere_is_reported_once_a_name() {
 
     let said = |names: &str| {
         let text = format!(
-            "a budget limits {names}, but the work executed no statement itself, while a task that was spawned \
-             meanwhile executed some in no unit of work: if they are part of it, these limits never see them; carry \
-             the task along, `request_budget::task::spawn` or `.in_current_budget()`"
+            "a budget limits {names}, but the work executed no statement itself, while a task that \
+             was spawned meanwhile executed some in no unit of work: if they are part of it, these \
+             limits never see them; carry the task along, `request_budget::task::spawn` or \
+             `.in_current_budget()`"
         );
         (Level::WARN, names.to_owned(), text)
     };

@@ -1,4 +1,5 @@
-//! Work that begins work: what is over is let go of, what goes on is charged, however long the chain is.
+//! Work that begins work: what is over is let go of, what goes on is charged, however long the
+//! chain is.
 #![expect(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
@@ -108,7 +109,8 @@ async fn a_job_that_begins_the_next_one_is_let_go_of() {
         assert_eq!(usage.queries, GENERATIONS + 1, "{order:?}");
         let [alive, queries] =
             [seen.most_alive.load(Relaxed) as u64, seen.most_queries.load(Relaxed)];
-        // tokio polls a task that yields again after 61 others: so many generations do go on side by side.
+        // tokio polls a task that yields again after 61 others: so many generations do go on side
+        // by side.
         let most = if order == Order::EndsFirst { 8 } else { 256 };
         assert!(alive <= most, "{order:?}: {alive} accounts and futures at a time");
         assert!(queries <= most, "{order:?}: {queries} queries of one generation");

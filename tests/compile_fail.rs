@@ -1,7 +1,7 @@
 //! What is deliberately not there is missed by the compiler, in words that name the way out.
 //!
-//! Each wrong piece is compiled as part of this very file, behind a `cfg` that is set for it alone. So
-//! nothing else is built anew, and what is right beside it is known to compile.
+//! Each wrong piece is compiled as part of this very file, behind a `cfg` that is set for it alone.
+//! So nothing else is built anew, and what is right beside it is known to compile.
 #![allow(unexpected_cfgs, reason = "set by the tests below, for one compilation each")]
 #![allow(dead_code, reason = "it is only compiled")]
 

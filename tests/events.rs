@@ -570,7 +570,8 @@ async fn a_name_for_each_job_makes_no_violation_of_others_vanish() {
     let [health] = <[Seen; 1]>::try_from(events.health()).unwrap();
     assert_eq!((health.level, &health.fields[fields::LEFT_OUT]), (Level::WARN, &1.into()));
 
-    // Of those that are known, or part of the program, each is emitted as often as without the flood.
+    // Of those that are known, or part of the program, each is emitted as often as without the
+    // flood.
     for _ in 0..20 {
         violate("checkout".into()).await;
         violate(made("nightly")).await;

@@ -48,7 +48,8 @@ async fn leak(list: &Mutex<Vec<Vec<u8>>>, bytes: usize) {
 fn a_job_that_leaks_into_a_static_list_is_told_of() {
     static LIST: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     let told = told(200, |_| leak(&LIST, 4 * KIB));
-    // Ten runs pass, 17 more are 68 KiB, one of which does not count; then each time it has doubled.
+    // Ten runs pass, 17 more are 68 KiB, one of which does not count; then each time it has
+    // doubled.
     let runs: Vec<_> = told.iter().map(|climb| climb.runs).collect();
     assert_eq!(told.len(), 4, "{told:?}");
     assert!((15..=18).contains(&runs[0]), "{told:?}");
@@ -179,8 +180,8 @@ fn it_is_an_event_and_goes_along_with_another_reporter() {
     assert!(event["message"].ends_with(" kept over 2 runs"), "{event:?}");
 }
 
-/// So many runs of a job that takes statements on a pool; what each but the first retained, and what was
-/// told of it.
+/// So many runs of a job that takes statements on a pool; what each but the first retained, and
+/// what was told of it.
 fn with_statements(runs: usize) -> (Vec<u64>, Vec<Climb>) {
     #[derive(Clone, Default)]
     struct Retained(Arc<Mutex<Vec<u64>>>);
@@ -219,7 +220,8 @@ fn with_statements(runs: usize) -> (Vec<u64>, Vec<Climb>) {
 #[test]
 fn giving_a_connection_back_is_nobodys_memory() {
     let (retained, told) = with_statements(10_000);
-    // The thread of SQLite's driver frees what it was sent whenever it comes to it: some hundred bytes.
+    // The thread of SQLite's driver frees what it was sent whenever it comes to it: some hundred
+    // bytes.
     assert!(retained.iter().max() < Some(&1_024), "{:?}", retained.iter().max());
     assert_eq!(told, []);
 }

@@ -1,8 +1,8 @@
 //! The layer on real servers, over loopback connections: axum's and a bare hyper one, with HTTP/1.1
 //! and HTTP/2.
 //!
-//! Nothing sleeps. What happened is known from the reports, which are collected until nothing is left
-//! that could report.
+//! Nothing sleeps. What happened is known from the reports, which are collected until nothing is
+//! left that could report.
 
 use std::convert::Infallible;
 use std::future::{pending, ready};

@@ -1,6 +1,6 @@
-//! The layer among others, as the docs of `request_budget::http::layers` have them: outside and inside of each, in
-//! one `ServiceBuilder` and as layers of a router. It compiles, each request is reported once, and what
-//! an outer layer adds is on the answer to a request that was cut.
+//! The layer among others, as the docs of `request_budget::http::layers` have them: outside and
+//! inside of each, in one `ServiceBuilder` and as layers of a router. It compiles, each request is
+//! reported once, and what an outer layer adds is on the answer to a request that was cut.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -77,7 +77,8 @@ fn failed() -> HandleErrorLayer<impl Fn(BoxError) -> std::future::Ready<StatusCo
     HandleErrorLayer::new(|_: BoxError| std::future::ready(StatusCode::TOO_MANY_REQUESTS))
 }
 
-/// Checks a layer outside and inside of ours, in one `ServiceBuilder` and as two layers of a router.
+/// Checks a layer outside and inside of ours, in one `ServiceBuilder` and as two layers of a
+/// router.
 macro_rules! around_and_inside {
     ($layer:expr, cors: $cors:expr) => {{
         let what = stringify!($layer);

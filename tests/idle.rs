@@ -1,5 +1,5 @@
-//! Work that is over leaves no timer: while a test has paused the clock, an idle runtime jumps to whatever timer
-//! comes next.
+//! Work that is over leaves no timer: while a test has paused the clock, an idle runtime jumps to
+//! whatever timer comes next.
 #![expect(
     clippy::unwrap_used,
     reason = "a test may panic; not all of this is in functions that clippy takes for tests"

@@ -1,4 +1,5 @@
-//! The first MongoDB client of a process, made in the middle of work. One test only: there is one first client.
+//! The first MongoDB client of a process, made in the middle of work. One test only: there is one
+//! first client.
 
 mod health;
 

@@ -1,5 +1,5 @@
-//! Subscribers that come late, are those of one thread, or hide the spans of the program. One test only: the
-//! default subscriber of a process is set once.
+//! Subscribers that come late, are those of one thread, or hide the spans of the program. One test
+//! only: the default subscriber of a process is set once.
 
 use std::io;
 

@@ -30,7 +30,8 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The modules at the top of the crate that a file names by `crate::`, outside of comments and tests.
+/// The modules at the top of the crate that a file names by `crate::`, outside of comments and
+/// tests.
 fn uses(source: &str) -> BTreeSet<String> {
     let code = source.split("\nmod tests {").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());

@@ -108,7 +108,8 @@ fn a_scope_inside_a_scope_is_charged_to_both() {
         }
     }
 
-    // Its account is not, but the reporter that the inner scope was given is memory of the outer one.
+    // Its account is not, but the reporter that the inner scope was given is memory of the outer
+    // one.
     let nothing: Arc<[Op]> = Arc::new([]);
     let (_, [inner, outer]) = run([&nothing; 3]);
     assert_eq!(inner, [Some(0), Some(0), Some(0)]);
@@ -337,7 +338,8 @@ fn a_future_carried_into_other_work_is_charged_to_its_own() {
     assert_eq!(stranger.measured(), [Some(350), Some(350), Some(0)]);
 }
 
-/// A future of some work, which allocates 1,000 bytes and frees them, and is to be polled elsewhere.
+/// A future of some work, which allocates 1,000 bytes and frees them, and is to be polled
+/// elsewhere.
 fn carried() -> (impl Future<Output = ()>, BoxFuture<'static, ()>, Ledger) {
     let ledger = Ledger::new();
     let carried = Arc::new(Mutex::new(None));

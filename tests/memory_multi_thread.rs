@@ -1,4 +1,5 @@
-//! Memory on several threads, to the byte. One test only, since the allocator is that of the process.
+//! Memory on several threads, to the byte. One test only, since the allocator is that of the
+//! process.
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Accounts are used again: whatever ran before on a thread, work is reported as if its account were new.
+//! Accounts are used again: whatever ran before on a thread, work is reported as if its account
+//! were new.
 #![expect(
     clippy::unwrap_used,
     reason = "a test may panic; not all of this is in functions that clippy takes for tests"
@@ -278,8 +279,8 @@ proptest! {
         work in any_work(),
     ) {
         let works: Vec<&Work> = before.iter().chain([&work]).collect();
-        // On a thread of its own each, so that nothing is there to be used again. What ran before runs before both:
-        // what a thread allocates only once is not compared then.
+        // On a thread of its own each, so that nothing is there to be used again. What ran before
+        // runs before both: what a thread allocates only once is not compared then.
         let [new, shared, own] = [Handles::Kept, Handles::Dropped, Handles::Absent].map(|handles| {
             thread::scope(|scope| scope.spawn(|| report(&works, handles)).join().unwrap())
         });

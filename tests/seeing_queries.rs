@@ -1,4 +1,5 @@
-//! A limit on queries in a process with a metered pool. One test only: the pool is that of the process.
+//! A limit on queries in a process with a metered pool. One test only: the pool is that of the
+//! process.
 
 mod health;
 

@@ -1,5 +1,5 @@
-//! What runs beside a measurement: the work's own tasks are suspected, those of others are not. One test only: tests
-//! beside it would spawn tasks at the same moment.
+//! What runs beside a measurement: the work's own tasks are suspected, those of others are not. One
+//! test only: tests beside it would spawn tasks at the same moment.
 #![expect(clippy::unwrap_used, reason = "a test may panic; not all of this is in test functions")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -97,7 +97,8 @@ fn tests_on_one_runtime_do_not_fail_each_other() {
                         begin.send(()).unwrap();
                         execute("INSERT 1");
                         started.await.unwrap();
-                        // On the test's own thread, in a task, in a task of a task, in a unit of work.
+                        // On the test's own thread, in a task, in a task of a task, in a unit of
+                        // work.
                         execute("INSERT 2");
                         run(async { execute("INSERT 3") }).await;
                         run(run(async { execute("INSERT 4") })).await;
@@ -203,8 +204,8 @@ fn what_the_work_spawns_is_suspected() {
 
 fn what_is_declared_unrelated_is_not_suspected() {
     for runtime in runtimes() {
-        // A thread begins anew, and what is carried along is of the work. On several threads a task of a task
-        // may be spawned while the work is polled.
+        // A thread begins anew, and what is carried along is of the work. On several threads a task
+        // of a task may be spawned while the work is polled.
         let is_one_thread = runtime.metrics().num_workers() == 1;
         let is_covered = |way: &str| match is_one_thread {
             true => !way.contains("thread") && !way.contains("carried"),

@@ -1,4 +1,5 @@
-//! Forgotten wiring is a failure. One test only, because it begins in a process that counts nothing.
+//! Forgotten wiring is a failure. One test only, because it begins in a process that counts
+//! nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -41,7 +42,8 @@ async fn what_nothing_measures_cannot_pass() {
     let none = "but the counting allocator is not installed in this process";
     assert_eq!(said, format!("the budget limits memory, retained, {none}"));
 
-    // Statements on a pool that nobody wrapped, still with no metered one in the process, and then with one.
+    // Statements on a pool that nobody wrapped, still with no metered one in the process, and then
+    // with one.
     let plain = SqlitePool::connect("sqlite::memory:").await.expect("it needs no server");
     for _ in 0..2 {
         let record = measure(async {

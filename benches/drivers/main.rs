@@ -1,13 +1,14 @@
-//! What metering costs: statements of sqlx and MongoDB with it and without, side by side in one run; and what it costs
-//! to observe the statements of a plain pool, beside the event that sqlx makes of each.
+//! What metering costs: statements of sqlx and MongoDB with it and without, side by side in one
+//! run; and what it costs to observe the statements of a plain pool, beside the event that sqlx
+//! makes of each.
 //!
-//! `cargo bench --bench drivers [-- NAME]` takes less than a minute; with `-- --test`, as in
-//! `cargo test --benches`, it only makes sure that all of it works. The servers are named by variables,
+//! `cargo bench --bench drivers [-- NAME]` takes less than a minute; with `-- --test`, as in `cargo
+//! test --benches`, it only makes sure that all of it works. The servers are named by variables,
 //! which `tests/run --serve` prints; a case without its server is shown as skipped.
 //!
-//! In each round every side runs the same statements, in another order each time, so that what slows the
-//! machine down meanwhile slows down all of them. "Plain again" is not metered: what it shows is the
-//! error of the measurement.
+//! In each round every side runs the same statements, in another order each time, so that what
+//! slows the machine down meanwhile slows down all of them. "Plain again" is not metered: what it
+//! shows is the error of the measurement.
 
 #![expect(clippy::arithmetic_side_effects, reason = "in a benchmark an overflow may panic")]
 
@@ -83,8 +84,8 @@ async fn in_scope(statements: u64, work: impl Future<Output = ()>) {
     work.budgeted("bench", every_limit()).await.expect("nothing is cut");
 }
 
-/// Not `poll_time`: its two readings of the clock a poll are what a user asks for with it, and would be
-/// measured here with each statement.
+/// Not `poll_time`: its two readings of the clock a poll are what a user asks for with it, and
+/// would be measured here with each statement.
 fn every_limit() -> Budget {
     let (many, long) = (u64::MAX / 2, Duration::from_secs(3_600));
     Budget::new()
@@ -277,8 +278,8 @@ where
 
 async fn mongo(bench: &Bench) {
     const DATABASE: &str = "request_budget_bench";
-    // Clients have connections of their own, which are never served equally fast: each pair makes up
-    // for another.
+    // Clients have connections of their own, which are never served equally fast: each pair makes
+    // up for another.
     const CLIENTS: u32 = 4;
     let name = "MongoDB";
     if !bench.wants(name) {

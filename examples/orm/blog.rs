@@ -105,7 +105,8 @@ pub(crate) async fn compare(db: &DatabaseConnection) -> Result<String, DbErr> {
     Ok(format!("before: {before}\nafter: {after}"))
 }
 
-/// The page, and what it used: its limits that were crossed, and each statement with its place in the code.
+/// The page, and what it used: its limits that were crossed, and each statement with its place in
+/// the code.
 async fn measured(
     page: impl Future<Output = Result<Vec<String>, DbErr>>,
 ) -> Result<(Vec<String>, String), DbErr> {

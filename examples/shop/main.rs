@@ -1,7 +1,8 @@
 //! A small shop on axum and SQLite, with endpoints that behave and endpoints that do not.
 //!
-//! `cargo run --example shop` starts it, sends it real requests over loopback HTTP, prints what each
-//! one used and which limits it crossed, and ends. With `-- --serve` it goes on serving until Ctrl-C.
+//! `cargo run --example shop` starts it, sends it real requests over loopback HTTP, prints what
+//! each one used and which limits it crossed, and ends. With `-- --serve` it goes on serving until
+//! Ctrl-C.
 
 mod app;
 mod args;
@@ -41,7 +42,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Violations are printed by the shop itself; what is left are warnings about what cannot be measured.
+    // Violations are printed by the shop itself; what is left are warnings about what cannot be
+    // measured.
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,request_budget::violation=off"));
     // One line for the panic that is there on purpose: a backtrace would bury the table.

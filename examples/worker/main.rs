@@ -1,7 +1,7 @@
 //! A worker on apalis and SQLite, with jobs that behave and jobs that do not.
 //!
-//! `cargo run --example worker` fills a queue, works it off, prints what each run used and which limits
-//! it crossed, and ends: with 0 if every job did what it is here to show.
+//! `cargo run --example worker` fills a queue, works it off, prints what each run used and which
+//! limits it crossed, and ends: with 0 if every job did what it is here to show.
 
 mod expected;
 mod jobs;

@@ -8,8 +8,9 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 /// Looks for jobs every 20 ms.
 ///
-/// The queue's own way to do that may sleep for half a minute, in 1.0.0: it sets the next alarm only when it
-/// is asked again, which nobody does if the last one rang in the poll that found no job.
+/// The queue's own way to do that may sleep for half a minute, in 1.0.0: it sets the next alarm
+/// only when it is asked again, which nobody does if the last one rang in the poll that found no
+/// job.
 #[derive(Debug)]
 pub(crate) struct Often(Interval);
 

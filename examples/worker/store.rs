@@ -1,5 +1,5 @@
-//! The database of the shop, and one for its queue, which so never waits for a lock of the other: SQLite
-//! files in a temporary directory.
+//! The database of the shop, and one for its queue, which so never waits for a lock of the other:
+//! SQLite files in a temporary directory.
 
 use std::path::PathBuf;
 

@@ -103,10 +103,11 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     }
 }
 
-/// Whether an allocation is so large that a program may survive its failure, as with `Vec::try_reserve`.
+/// Whether an allocation is so large that a program may survive its failure, as with
+/// `Vec::try_reserve`.
 ///
-/// For all others it is not checked whether they succeeded, so that the call of the wrapped allocator is a tail
-/// call.
+/// For all others it is not checked whether they succeeded, so that the call of the wrapped
+/// allocator is a tail call.
 #[inline]
 const fn may_fail(bytes: usize) -> bool {
     bytes >= 1 << 20

@@ -1,11 +1,13 @@
-//! Counters of what this thread has allocated and freed, written by the allocator and read by the scope.
+//! Counters of what this thread has allocated and freed, written by the allocator and read by the
+//! scope.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 thread_local! {
-    // `const` and without a destructor: reachable from the allocator at any time in a thread's life.
+    // `const` and without a destructor: reachable from the allocator at any time in a thread's
+    // life.
     static THREAD: Counters = const { Counters::new() };
 }
 
@@ -43,7 +45,8 @@ impl Counters {
     }
 }
 
-/// Counts an allocation. Called before the wrapped allocator, so that the call of that is a tail call.
+/// Counts an allocation. Called before the wrapped allocator, so that the call of that is a tail
+/// call.
 #[inline]
 pub(super) fn allocated(bytes: usize) {
     // In a thread that is being torn down there is no work to charge.
@@ -128,7 +131,8 @@ pub(crate) fn since(start: Sample) -> Delta {
 /// Ends a stretch; returns `None` if nothing was counted.
 #[inline]
 pub(crate) fn end(start: Sample) -> Option<Delta> {
-    // Both only grow over a stretch, so their sum stands still if both do; one comparison is cheaper than two.
+    // Both only grow over a stretch, so their sum stands still if both do; one comparison is
+    // cheaper than two.
     let is_news = |thread: &Counters| {
         let now = thread.allocated.get().wrapping_add(thread.freed.get());
         now != start.allocated.wrapping_add(start.freed)
@@ -142,8 +146,8 @@ pub(crate) fn raise_peak(outer_peak: i64) {
     let _ = THREAD.try_with(|thread| thread.peak.set(thread.peak.get().max(outer_peak)));
 }
 
-/// Excludes a stretch that has ended from the enclosing one, whose peak before was this; returns the new start of
-/// the enclosing one.
+/// Excludes a stretch that has ended from the enclosing one, whose peak before was this; returns
+/// the new start of the enclosing one.
 pub(crate) fn leave_out(stretch: Delta, outer_start: Sample, outer_peak: i64) -> Sample {
     let freed = stretch.allocated.wrapping_sub(stretch.net.cast_unsigned());
     let _ = THREAD.try_with(|thread| thread.peak.set(outer_peak.wrapping_add(stretch.net)));
@@ -164,8 +168,9 @@ pub(crate) fn forget(stretch: Delta, outer_peak: i64) {
     });
 }
 
-/// Adds what this thread has allocated and not freed, inside of work and outside, to the total of all threads, and
-/// returns the total. It contains each thread as of that thread's last call; threads that never call are missing.
+/// Adds what this thread has allocated and not freed, inside of work and outside, to the total of
+/// all threads, and returns the total. It contains each thread as of that thread's last call;
+/// threads that never call are missing.
 pub(crate) fn add_to_total() -> i64 {
     static TOTAL: AtomicI64 = AtomicI64::new(0);
     let change = |thread: &Counters| {
@@ -210,7 +215,8 @@ mod watch {
 
     use super::THREAD;
 
-    /// The least growth for which the stack is captured again; a quarter of the peak, if that is more.
+    /// The least growth for which the stack is captured again; a quarter of the peak, if that is
+    /// more.
     const STEP: i64 = 64 << 10;
 
     thread_local! {
@@ -237,7 +243,8 @@ mod watch {
         }
     }
 
-    /// Captures the stack at each new peak of this thread from now on; returns whether it did not so before.
+    /// Captures the stack at each new peak of this thread from now on; returns whether it did not
+    /// so before.
     pub(crate) fn watch() -> bool {
         THREAD.with(|thread| {
             if thread.watched.get() != i64::MAX {

@@ -39,8 +39,8 @@ impl Begun {
         self.0.take().map(|(meter, since)| (meter, since, since.elapsed()))
     }
 
-    /// Charges the time of this wait and starts the one that directly follows, with one reading of the clock and
-    /// one handle of the work for both.
+    /// Charges the time of this wait and starts the one that directly follows, with one reading of
+    /// the clock and one handle of the work for both.
     pub(super) fn next(&mut self, charge: impl FnOnce(&Meter, Instant, Duration)) -> Self {
         let Some((meter, since)) = self.0.take() else { return Self::now() };
         let now = Instant::now();

@@ -13,8 +13,8 @@ use crate::time::Instant;
 
 /// One round trip to a cache, until dropped.
 ///
-/// It is charged to the unit of work that is running when it begins, and to all that enclose that one; outside of
-/// all units of work it is not counted.
+/// It is charged to the unit of work that is running when it begins, and to all that enclose that
+/// one; outside of all units of work it is not counted.
 pub(crate) struct CacheCall(Option<Begun>);
 
 struct Begun {
@@ -29,8 +29,8 @@ impl CacheCall {
     ///
     /// # Errors
     ///
-    /// Refuses a call that would cross a hard limit, and every call after such a crossing. Before a refusal the
-    /// future returns `Pending` once and wakes its task.
+    /// Refuses a call that would cross a hard limit, and every call after such a crossing. Before a
+    /// refusal the future returns `Pending` once and wakes its task.
     pub(crate) async fn begin(command: impl Fn() -> String) -> Result<Self, Cut> {
         match Self::start(command) {
             Ok(call) => Ok(call),

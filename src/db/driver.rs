@@ -20,8 +20,8 @@ thread_local! {
 
 /// For what a driver, or a pool, is at work on this thread right now on our behalf, if one is.
 ///
-/// Drivers ask the server things of their own (PostgreSQL's, for types that it does not know): these are
-/// nobody's bypass.
+/// Drivers ask the server things of their own (PostgreSQL's, for types that it does not know):
+/// these are nobody's bypass.
 #[cfg(feature = "witness")]
 pub(crate) fn running() -> Option<By> {
     RUNNING.get()
@@ -71,7 +71,8 @@ use run as run_itself;
 pin_project! {
     /// A future of a driver, or of a pool.
     ///
-    /// Its destructor is marked as well, because sqlx emits the event of a statement that is dropped midway there.
+    /// Its destructor is marked as well, because sqlx emits the event of a statement that is
+    /// dropped midway there.
     pub(super) struct Driver<F> {
         // `None` once it has completed.
         #[pin]
@@ -97,7 +98,8 @@ impl<F> Driver<F> {
     }
 
     /// Wraps what a pool or a driver does besides the statements of the work: the hooks of the pool
-    /// (`after_connect`, `before_acquire`), and what it executes to prepare or describe a statement.
+    /// (`after_connect`, `before_acquire`), and what it executes to prepare or describe a
+    /// statement.
     ///
     /// These statements belong to no work: they are neither counted nor unmetered.
     #[inline]

@@ -29,41 +29,45 @@ use crate::report::fields::HEALTH;
 use crate::report::unmeasured::statements_are_metered;
 use crate::scope;
 
-/// A `tracing_subscriber` layer that sees every statement that sqlx executes, by the event that sqlx emits
-/// for each, and counts those that no metered connection has counted.
+/// A `tracing_subscriber` layer that sees every statement that sqlx executes, by the event that
+/// sqlx emits for each, and counts those that no metered connection has counted.
 ///
-/// One line where the program sets up its logging, and no type changes: it needs no feature `sqlx`, and
-/// sees every version of sqlx from 0.7 on, and what is built on it, such as SeaORM. A statement that it
-/// counts is one of [`queries`](crate::Usage::queries), with its rows and time, and of
-/// [`observed`](crate::Usage::observed). It has been executed, so it cannot be refused: a hard limit that it
-/// crosses cuts the work where it waits next. Metered pools refuse, count transactions, and cost less.
+/// One line where the program sets up its logging, and no type changes: it needs no feature `sqlx`,
+/// and sees every version of sqlx from 0.7 on, and what is built on it, such as SeaORM. A statement
+/// that it counts is one of [`queries`](crate::Usage::queries), with its rows and time, and of
+/// [`observed`](crate::Usage::observed). It has been executed, so it cannot be refused: a hard
+/// limit that it crosses cuts the work where it waits next. Metered pools refuse, count
+/// transactions, and cost less.
 ///
 /// [`witness`](Self::witness) makes one that counts nothing, and reports these statements as
 /// [`unmetered`](crate::Usage::unmetered).
 ///
 /// # Whose statement it is
 ///
-/// An event of PostgreSQL or MySQL is emitted in the task that executes the statement, and belongs to the unit of
-/// work that is running there. SQLite executes on a thread of the driver, where only the caller's span is
-/// known. So while this layer is part of the default subscriber, each unit of work runs in a
-/// span of its own, with the target `sqlx::query` and the name `unit_of_work`, and a metered connection in another
-/// one below that. A statement whose span belongs to no unit of work is in
-/// [`unattributed`](crate::db::Query::unattributed), and so is one in a span that several units of work enter.
+/// An event of PostgreSQL or MySQL is emitted in the task that executes the statement, and belongs
+/// to the unit of work that is running there. SQLite executes on a thread of the driver, where only
+/// the caller's span is known. So while this layer is part of the default subscriber, each unit of
+/// work runs in a span of its own, with the target `sqlx::query` and the name `unit_of_work`, and a
+/// metered connection in another one below that. A statement whose span belongs to no unit of work
+/// is in [`unattributed`](crate::db::Query::unattributed), and so is one in a span that several
+/// units of work enter.
 ///
 /// # What blinds it
 ///
-/// A filter that drops the target `sqlx::query`, a `max_level` feature of `tracing` that compiles its events
-/// out, and a default subscriber without this layer: these are logged once, at WARN, with the target
-/// [`HEALTH`]. Not noticed is a pool whose `log_statements` is `Off`, or is a level that a filter drops: where it is
-/// TRACE, a filter at DEBUG lets nothing of this pool pass. Install it as the global default: where the only
-/// subscriber of a process is the default of one thread or future, and another thread comes to an event of sqlx
-/// first, `tracing` caches for all threads that nobody is interested.
+/// A filter that drops the target `sqlx::query`, a `max_level` feature of `tracing` that compiles
+/// its events out, and a default subscriber without this layer: these are logged once, at WARN,
+/// with the target [`HEALTH`]. Not noticed is a pool whose `log_statements` is `Off`, or is a level
+/// that a filter drops: where it is TRACE, a filter at DEBUG lets nothing of this pool pass.
+/// Install it as the global default: where the only subscriber of a process is the default of one
+/// thread or future, and another thread comes to an event of sqlx first, `tracing` caches for all
+/// threads that nobody is interested.
 ///
 /// # Performance
 ///
-/// sqlx makes its events at DEBUG unless told otherwise. Without a filter every event and span of the
-/// program is made for this layer; give it one of its own. Let the spans pass that the program has anyway: of a
-/// statement of SQLite in a span that the layer does not see, it may not wait for the event where the work ends.
+/// sqlx makes its events at DEBUG unless told otherwise. Without a filter every event and span of
+/// the program is made for this layer; give it one of its own. Let the spans pass that the program
+/// has anyway: of a statement of SQLite in a span that the layer does not see, it may not wait for
+/// the event where the work ends.
 ///
 /// ```
 /// use request_budget::db::SqlxEvents;
@@ -81,12 +85,12 @@ use crate::scope;
 ///
 /// # Not seen
 ///
-/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. `LISTEN` is seen, and counts. Not
-/// counted though seen: other transaction control, and what the driver sends to set a connection up or to
-/// look something up in the catalog. A text of several statements is one. The
-/// time includes what the consumer of a stream does between rows, and the rows those that `execute` throws away. An event that SQLite's
-/// thread emits after the work has ended is too late; `Usage::current` and the end of the work wait
-/// up to 2 ms for a thread that is about to emit it.
+/// What sqlx makes no events for: `COPY`, and the `BEGIN` of a transaction. `LISTEN` is seen, and
+/// counts. Not counted though seen: other transaction control, and what the driver sends to set a
+/// connection up or to look something up in the catalog. A text of several statements is one. The
+/// time includes what the consumer of a stream does between rows, and the rows those that `execute`
+/// throws away. An event that SQLite's thread emits after the work has ended is too late;
+/// `Usage::current` and the end of the work wait up to 2 ms for a thread that is about to emit it.
 ///
 /// # Examples
 ///
@@ -141,15 +145,16 @@ impl SqlxEvents {
         Self { mode: Mode::Count, subscriber: OnceLock::new() }
     }
 
-    /// A layer that counts nothing, and reports each statement that no metered connection has counted as
-    /// [`unmetered`](crate::Usage::unmetered), and by its text in
+    /// A layer that counts nothing, and reports each statement that no metered connection has
+    /// counted as [`unmetered`](crate::Usage::unmetered), and by its text in
     /// [`Report::unmetered`](crate::report::Report::unmetered).
     ///
-    /// For tests of programs whose pools are all meant to be metered: it finds a library with a plain `PgPool`
-    /// of its own, a query on [`Pool::unmetered`], a pool that somebody forgot to wrap.
-    /// SQLite's statements belong to the work that runs in the caller's span, so give every
-    /// request a span of its own (tower-http's `TraceLayer` does), around the budget layer, or made inside
-    /// it. What is executed in a span in which several units of work run side by side belongs to none.
+    /// For tests of programs whose pools are all meant to be metered: it finds a library with a
+    /// plain `PgPool` of its own, a query on [`Pool::unmetered`], a pool that somebody forgot to
+    /// wrap. SQLite's statements belong to the work that runs in the caller's span, so give every
+    /// request a span of its own (tower-http's `TraceLayer` does), around the budget layer, or made
+    /// inside it. What is executed in a span in which several units of work run side by side
+    /// belongs to none.
     ///
     /// # Examples
     ///
@@ -192,7 +197,8 @@ impl SqlxEvents {
         matches!(self.mode, Mode::Count)
     }
 
-    /// Makes this work known to the layer that is part of the default subscriber here, if there is one.
+    /// Makes this work known to the layer that is part of the default subscriber here, if there is
+    /// one.
     fn adopt(meter: &Arc<Meter>) {
         meter.span().with_subscriber(|(id, dispatch)| {
             let mode = dispatch.downcast_ref::<Self>().map(|layer| &layer.mode);
@@ -260,7 +266,8 @@ fn give_span(meter: &Arc<Meter>) {
     }
 }
 
-/// Enters the span by which what a metered connection executes here is known on the threads of drivers.
+/// Enters the span by which what a metered connection executes here is known on the threads of
+/// drivers.
 #[cfg(feature = "sqlx")]
 #[inline]
 pub(super) fn enter_metered() -> Option<tracing::span::EnteredSpan> {
@@ -397,8 +404,9 @@ fn owner_of<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<(Option<Arc<
 /// In the extensions of a span that belongs to one unit of work and was entered by another one.
 struct IsShared;
 
-/// Assigns a span that belongs to no work to the work which enters it here, and notes one that belongs to other
-/// work: on the threads of drivers it is not known which of them executes a statement in it.
+/// Assigns a span that belongs to no work to the work which enters it here, and notes one that
+/// belongs to other work: on the threads of drivers it is not known which of them executes a
+/// statement in it.
 fn enter_inside<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>, current: &Arc<Meter>) {
     let is_stranger = |owner: &Arc<Meter>| current.chain().all(|meter| !ptr::eq(&*meter, &**owner));
     let owner = match owner_of(span) {
@@ -450,7 +458,8 @@ impl SqlxEvents {
         }
     }
 
-    /// The owner of the span in which this thread is, where a filter of this layer alone hides that span.
+    /// The owner of the span in which this thread is, where a filter of this layer alone hides that
+    /// span.
     fn hidden_owner(&self) -> Option<(Option<Arc<Meter>>, bool)> {
         let subscriber = self.subscriber.get()?.upgrade()?;
         let registry = subscriber.downcast_ref::<Registry>()?;

@@ -10,15 +10,15 @@ use crate::scope;
 
 /// Counts a statement that has been executed: for the callbacks of ORMs and drivers.
 ///
-/// It is charged to the unit of work that is running here, as a query with its rows and time, and is in
-/// [`Usage::observed`](crate::Usage::observed) as well. It cannot be refused any more; a hard limit that
-/// it crosses cuts the work when its poll returns. Where a driver can be wrapped, [`Query`](super::Query)
-/// refuses what is too much before it is sent.
+/// It is charged to the unit of work that is running here, as a query with its rows and time, and
+/// is in [`Usage::observed`](crate::Usage::observed) as well. It cannot be refused any more; a hard
+/// limit that it crosses cuts the work when its poll returns. Where a driver can be wrapped,
+/// [`Query`](super::Query) refuses what is too much before it is sent.
 ///
-/// Of a text that a metered connection, an event of sqlx (see `SqlxEvents`) or of Diesel, and a callback
-/// report in the same unit of work, each execution counts once. So a text that is executed
-/// both on a metered connection and on another one, and of which only this function reports the latter,
-/// counts too few.
+/// Of a text that a metered connection, an event of sqlx (see `SqlxEvents`) or of Diesel, and a
+/// callback report in the same unit of work, each execution counts once. So a text that is executed
+/// both on a metered connection and on another one, and of which only this function reports the
+/// latter, counts too few.
 ///
 /// # Examples
 ///

@@ -39,14 +39,15 @@ pub struct Query {
 impl Query {
     /// Counts an execution of this statement and starts its clock.
     ///
-    /// Call it directly before the statement is sent, after a connection was acquired. Pass the text without
-    /// values, because it identifies repeated statements and appears in violations.
+    /// Call it directly before the statement is sent, after a connection was acquired. Pass the
+    /// text without values, because it identifies repeated statements and appears in violations.
     ///
     /// # Errors
     ///
-    /// Refuses, without counting it, a statement that would cross a hard limit, and every statement after such a
-    /// crossing: do not send it then. The unit of work can be cut only when its future returns, so do not retry
-    /// before it has returned; in async code [`begin`](Self::begin) ensures that.
+    /// Refuses, without counting it, a statement that would cross a hard limit, and every statement
+    /// after such a crossing: do not send it then. The unit of work can be cut only when its future
+    /// returns, so do not retry before it has returned; in async code [`begin`](Self::begin)
+    /// ensures that.
     pub fn start(statement: &str) -> Result<Self, Cut> {
         Self::start_as(Kind::Shape, Key::of(statement), statement, Begun::now())
     }
@@ -55,8 +56,9 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start), but before a refusal the future returns `Pending` once and wakes its task. The work
-    /// is cut at the end of a poll, which a loop that retries until it succeeds would otherwise never reach.
+    /// As [`start`](Self::start), but before a refusal the future returns `Pending` once and wakes
+    /// its task. The work is cut at the end of a poll, which a loop that retries until it succeeds
+    /// would otherwise never reach.
     ///
     /// # Examples
     ///
@@ -108,10 +110,10 @@ impl Query {
 
     /// How many statements this process has executed where no unit of work was running.
     ///
-    /// They are in no report. A high number means that work escapes its budget: a task that was spawned without
-    /// [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without any budget. If a budget
-    /// limits statements, and all statements of its work seem to be among these, one event for each name warns of
-    /// that.
+    /// They are in no report. A high number means that work escapes its budget: a task that was
+    /// spawned without [`in_current_budget`](crate::BudgetExt::in_current_budget), or one without
+    /// any budget. If a budget limits statements, and all statements of its work seem to be among
+    /// these, one event for each name warns of that.
     #[must_use]
     pub fn unattributed() -> u64 {
         unattributed()

@@ -19,8 +19,8 @@ use crate::scope;
 /// The target of the events of sqlx.
 pub(crate) const TARGET: &str = "sqlx::query";
 
-/// Finds the statements that passed through no metered connection: compares those that sqlx reports with
-/// what was counted.
+/// Finds the statements that passed through no metered connection: compares those that sqlx reports
+/// with what was counted.
 #[derive(Default)]
 pub(crate) struct Bypasses {
     /// The works that run in each span. Weak: the work holds its span.
@@ -141,8 +141,8 @@ impl Statement {
     /// Compares it with what was counted; whether this work has a statement more than was counted.
     pub(crate) fn compare(&self, meter: &Meter, by: By) -> bool {
         let (key, text) = (Key::of(self.text()), self.text());
-        // A thread of a driver knows the span of a statement, and not in which of the works in that span it
-        // was executed: it is of the innermost that has counted one more than was seen.
+        // A thread of a driver knows the span of a statement, and not in which of the works in that
+        // span it was executed: it is of the innermost that has counted one more than was seen.
         let counted =
             || meter.places().position(|meter| meter.is_some_and(|meter| meter.has_unseen(key)));
         let begin = if by == By::Anyone { counted().unwrap_or(0) } else { 0 };
@@ -172,8 +172,9 @@ impl Visit for Statement {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// The queries that PostgreSQL's driver sends to the catalog when it prepares a statement for the first time on a
-/// connection: the origins of columns, types that it does not know, and which columns may be null.
+/// The queries that PostgreSQL's driver sends to the catalog when it prepares a statement for the
+/// first time on a connection: the origins of columns, types that it does not know, and which
+/// columns may be null.
 const LOOKUPS: [&str; 3] = [
     "lookup(table_oid, attribute_num)",
     "lookup_inner(original_name, lookup_oid)",

@@ -14,8 +14,8 @@ use crate::scope::Work;
 pub(crate) type PollOn<T> = fn(Pin<&mut T>, &mut Context<'_>) -> Poll<()>;
 
 pin_project! {
-    /// The rest of work that was ended early, polled in a task of its own while commands are in flight, at most for the
-    /// grace period.
+    /// The rest of work that was ended early, polled in a task of its own while commands are in
+    /// flight, at most for the grace period.
     pub(crate) struct Detached<T> {
         value: Pin<Box<Option<T>>>,
         poll: PollOn<T>,
@@ -56,8 +56,8 @@ impl<T> Future for Detached<T> {
         let this = self.project();
         let Some(work) = this.work else { return Poll::Ready(()) };
         let Some(value) = this.value.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        // Checked before the value is polled, which would begin its next command. The driver's pool reports that a
-        // connection came back before it hands out the next one.
+        // Checked before the value is polled, which would begin its next command. The driver's pool
+        // reports that a connection came back before it hands out the next one.
         if work.poll_commands(cx).is_ready() {
             return Poll::Ready(());
         }

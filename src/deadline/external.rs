@@ -40,7 +40,8 @@ impl<F> External<F> {
         Self { future: Some(future), name, call: None, timer: Timer::new(None) }
     }
 
-    /// A call that begins now, or has begun with the wait for the client. `make` is called unless it is refused.
+    /// A call that begins now, or has begun with the wait for the client. `make` is called unless
+    /// it is refused.
     #[cfg(feature = "http")]
     pub(crate) fn begun(
         name: Cow<'static, str>,
@@ -73,7 +74,8 @@ impl<F: Future> Future for External<F> {
                     return Poll::Ready(Ok(output));
                 }
                 Poll::Pending if this.timer.as_mut().poll_elapsed(cx) => {
-                    // The future is ended from outside: if it executes a statement, the connection is cleaned or closed.
+                    // The future is ended from outside: if it executes a statement, the connection
+                    // is cleaned or closed.
                     call.abandon(|| this.future.set(None));
                     this.timer.set(Timer::new(None));
                     let refusal = call.cut();
@@ -98,7 +100,8 @@ impl<F> fmt::Debug for External<F> {
     }
 }
 
-/// A call that includes the body of its response. Its time is charged when it ends, in whichever way.
+/// A call that includes the body of its response. Its time is charged when it ends, in whichever
+/// way.
 #[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 pub(crate) struct LongCall {
     call: Call,
@@ -221,7 +224,8 @@ impl Call {
         let limiting =
             || meter.chain().filter(|m| m.limits().external_timeout(self.key) == tightest);
         for meter in limiting() {
-            // Counts as crossed even if less than the limit was left until the deadline of the work.
+            // Counts as crossed even if less than the limit was left until the deadline of the
+            // work.
             meter.cross_hard(resource, time, limit, suspect);
         }
         let limited = limiting().next();

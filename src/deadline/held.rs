@@ -1,4 +1,5 @@
-//! The inner future or body of a request, which can be moved to a task of its own if it is ended early.
+//! The inner future or body of a request, which can be moved to a task of its own if it is ended
+//! early.
 
 use std::pin::Pin;
 #[cfg(feature = "mongodb")]
@@ -14,9 +15,9 @@ use crate::scope::Work;
 pin_project! {
     /// The inner future or body of a request, until it is done or ended early.
     ///
-    /// A MongoDB command in flight must not be dropped midway, so the future that waits for it is polled on in a task of
-    /// its own. As it must not be moved once it was polled, it is boxed from the start, but only in processes that have
-    /// a MongoDB client of this crate.
+    /// A MongoDB command in flight must not be dropped midway, so the future that waits for it is
+    /// polled on in a task of its own. As it must not be moved once it was polled, it is boxed from
+    /// the start, but only in processes that have a MongoDB client of this crate.
     #[cfg_attr(not(feature = "mongodb"), allow(dead_code, reason = "nothing is ever boxed"))]
     #[project = HeldProjection]
     pub(crate) enum Held<T> {
@@ -83,8 +84,8 @@ impl<T> Held<T> {
         matches!(self, Self::Done)
     }
 
-    /// Ends the work early and drops the value inside its scope: now, or once the MongoDB commands that it waits for have
-    /// ended.
+    /// Ends the work early and drops the value inside its scope: now, or once the MongoDB commands
+    /// that it waits for have ended.
     pub(crate) fn end_early(mut self: Pin<&mut Self>, mut work: Work, outcome: Outcome) {
         if let HeldProjection::Boxed { value, poll, spawn } = self.as_mut().project()
             && work.has_commands_in_flight()
@@ -98,11 +99,12 @@ impl<T> Held<T> {
     }
 }
 
-/// Futures and bodies that can be moved to a task of their own if they are ended while MongoDB commands are in flight.
-/// Implemented for all types that are `Send + 'static`, as those that axum, tonic and hyper's servers run are anyway.
+/// Futures and bodies that can be moved to a task of their own if they are ended while MongoDB
+/// commands are in flight. Implemented for all types that are `Send + 'static`, as those that axum,
+/// tonic and hyper's servers run are anyway.
 ///
-/// Required of the futures and bodies under a [`BudgetLayer`](crate::BudgetLayer) whether or not the feature `mongodb` is
-/// enabled, so that a dependency that enables it changes no bound.
+/// Required of the futures and bodies under a [`BudgetLayer`](crate::BudgetLayer) whether or not
+/// the feature `mongodb` is enabled, so that a dependency that enables it changes no bound.
 pub trait Detachable: Send + 'static {}
 
 impl<T: Send + 'static> Detachable for T {}
@@ -112,16 +114,18 @@ static COMMANDS_MAY_BE_UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
 /// Notes that this process has a MongoDB client of this crate.
 ///
-/// Requests that were begun before are not boxed, and are dropped at once when they end early. If the first client is
-/// made inside a unit of work, so that there may be such requests, an event is emitted.
+/// Requests that were begun before are not boxed, and are dropped at once when they end early. If
+/// the first client is made inside a unit of work, so that there may be such requests, an event is
+/// emitted.
 #[cfg(feature = "mongodb")]
 pub(crate) fn expect_commands() {
     if !COMMANDS_MAY_BE_UNDER_WAY.swap(true, Relaxed) && crate::scope::current().is_some() {
         tracing::event!(
             target: crate::report::fields::HEALTH,
             tracing::Level::WARN,
-            "the first MongoDB client of this process was made inside a unit of work: requests that had begun \
-             before drop their commands midway when they are cut; make the client before the first request",
+            "the first MongoDB client of this process was made inside a unit of work: requests \
+             that had begun before drop their commands midway when they are cut; make the client \
+             before the first request",
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Time limits: of the whole work, and of each call to an external system.
 //!
-//! Work is always polled before the clock is asked, so what is finished is never thrown away because
-//! the clock also rang.
+//! Work is always polled before the clock is asked, so what is finished is never thrown away
+//! because the clock also rang.
 
 #[cfg(feature = "http")]
 mod detached;

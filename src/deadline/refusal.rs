@@ -10,14 +10,14 @@ use crate::memory;
 use crate::scope;
 use crate::time::Instant;
 
-/// How long a refusal takes for work that retries in a loop. Work that is polled by its own future is cut long before; a
-/// carried task is not, and would keep a thread busy forever.
+/// How long a refusal takes for work that retries in a loop. Work that is polled by its own future
+/// is cut long before; a carried task is not, and would keep a thread busy forever.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The future of an operation that a hard limit refuses: pending once, then ready with the cut.
 ///
-/// Work is cut when its poll ends. If refusals were ready at once, a loop that retries until it succeeds would never
-/// let its poll end.
+/// Work is cut when its poll ends. If refusals were ready at once, a loop that retries until it
+/// succeeds would never let its poll end.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     cut: Cut,
@@ -37,7 +37,8 @@ impl Refusal {
         Self { cut, state: State::New }
     }
 
-    /// The refusal of an operation that was waited for until its timeout: ready at once, since that wait has yielded.
+    /// The refusal of an operation that was waited for until its timeout: ready at once, since that
+    /// wait has yielded.
     pub(super) fn of_waited(cut: Cut) -> Self {
         Self { cut, state: State::Yielded }
     }

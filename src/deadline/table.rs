@@ -1,13 +1,14 @@
 //! The deadlines of one thread, behind one timer of the runtime.
 //!
-//! Setting a tokio timer takes a lock of the whole runtime, as does dropping it, and threads contend for it. That costs
-//! more than everything else this crate does for a request, and most requests end long before their deadline. So each
-//! thread keeps its deadlines in a table of its own, and one task of its runtime, the [`Bell`], with one timer wakes the
-//! tasks of all of them.
+//! Setting a tokio timer takes a lock of the whole runtime, as does dropping it, and threads
+//! contend for it. That costs more than everything else this crate does for a request, and most
+//! requests end long before their deadline. So each thread keeps its deadlines in a table of its
+//! own, and one task of its runtime, the [`Bell`], with one timer wakes the tasks of all of them.
 //!
-//! The timer stays set when its deadline is removed, since the next request would set it again; if it fires without
-//! need, it is not set again. While tokio's clock is paused it is removed at once: otherwise the idle runtime of a test
-//! would advance the clock to the deadline of a request that has ended.
+//! The timer stays set when its deadline is removed, since the next request would set it again; if
+//! it fires without need, it is not set again. While tokio's clock is paused it is removed at once:
+//! otherwise the idle runtime of a test would advance the clock to the deadline of a request that
+//! has ended.
 
 use std::cell::RefCell;
 use std::mem;
@@ -25,8 +26,8 @@ use crate::memory;
 use crate::meter::recording::for_library;
 use crate::time::{Instant, Sleep, is_paused, nanos, sleep_until};
 
-/// The least time, in nanoseconds, between two scans of a table. Deadlines that pass in between are handled together, at
-/// most so much later. Bounds the cost of the scans.
+/// The least time, in nanoseconds, between two scans of a table. Deadlines that pass in between are
+/// handled together, at most so much later. Bounds the cost of the scans.
 const TICK: u64 = 5_000_000;
 
 /// A time that never comes.
@@ -46,19 +47,22 @@ pub(super) struct Alarm {
     wakes: Identity,
 }
 
-/// Identifies a waker without cloning it. As long as the table keeps that waker, no other one has the same identity.
+/// Identifies a waker without cloning it. As long as the table keeps that waker, no other one has
+/// the same identity.
 #[derive(Debug)]
 struct Identity {
     data: usize,
-    /// The vtable of the waker in the `Context`. The compiler may emit several copies of one vtable, so a waker and its
-    /// clone can differ in it: with tokio's `block_on` they do in release builds.
+    /// The vtable of the waker in the `Context`. The compiler may emit several copies of one
+    /// vtable, so a waker and its clone can differ in it: with tokio's `block_on` they do in
+    /// release builds.
     lent_vtable: usize,
     vtable: usize,
 }
 
 impl Identity {
-    /// The identity of the clone, and of the waker in the `Context` if both have the same data. An executor may pass a
-    /// waker whose data is on its stack, and belongs to another task at the next poll.
+    /// The identity of the clone, and of the waker in the `Context` if both have the same data. An
+    /// executor may pass a waker whose data is on its stack, and belongs to another task at the
+    /// next poll.
     fn new(lent: &Waker, clone: &Waker) -> Self {
         let vtable = vtable(clone);
         let is_same = lent.data() == clone.data();
@@ -79,7 +83,8 @@ fn vtable(waker: &Waker) -> usize {
 }
 
 impl Alarm {
-    /// Adds a deadline to the table of this thread. `None` if no runtime with timers is running here.
+    /// Adds a deadline to the table of this thread. `None` if no runtime with timers is running
+    /// here.
     pub(super) fn set(at: Instant, now: Instant, waker: &Waker) -> Option<Self> {
         let handle = Handle::try_current().ok()?;
         HERE.try_with(|here| {
@@ -95,7 +100,8 @@ impl Alarm {
             // `add` wakes tasks, and waking may set another deadline at once.
             drop(here);
             let (at, now) = (table.time_of(at), table.time_of(now));
-            // The clone that the table keeps may have another identity than the waker that was passed.
+            // The clone that the table keeps may have another identity than the waker that was
+            // passed.
             let clone = waker.clone();
             let wakes = Identity::new(waker, &clone);
             let place = table.add(at, now, clone);
@@ -122,7 +128,8 @@ impl Drop for Alarm {
 struct Owned {
     runtime: runtime::Id,
     table: Arc<Table>,
-    /// Determined once, since tokio panics if not, and the panic hook prints even though that is caught.
+    /// Determined once, since tokio panics if not, and the panic hook prints even though that is
+    /// caught.
     has_timers: bool,
 }
 
@@ -157,7 +164,8 @@ impl Drop for Owned {
 #[derive(Debug)]
 struct Table {
     base: Instant,
-    /// Deadlines up to here have fired, in nanoseconds after `base`; `NEVER` once the table is closed.
+    /// Deadlines up to here have fired, in nanoseconds after `base`; `NEVER` once the table is
+    /// closed.
     rung: AtomicU64,
     state: Mutex<State>,
 }
@@ -175,7 +183,8 @@ struct State {
     bell: Option<Waker>,
     /// The thread of this table uses another one, or has ended.
     is_orphan: bool,
-    /// The clock was paused when the bell last scanned the table, or when the last deadline was added.
+    /// The clock was paused when the bell last scanned the table, or when the last deadline was
+    /// added.
     is_paused: bool,
     /// The time at which the last deadline was added.
     added: u64,
@@ -219,7 +228,8 @@ impl Table {
 
     fn add(&self, at: u64, now: u64, waker: Waker) -> usize {
         let mut state = self.lock();
-        // Only a paused clock returns the same time twice: reading it takes longer than its resolution.
+        // Only a paused clock returns the same time twice: reading it takes longer than its
+        // resolution.
         state.is_paused |= mem::replace(&mut state.added, now) == now;
         // The deadline has passed meanwhile: wake the task at once, to check it.
         let late = (at <= self.rung.load(Relaxed)).then(|| waker.clone());
@@ -249,12 +259,14 @@ impl Table {
         let is_set_for_it = removed.at.max(state.quiet_until) <= state.next;
         let bell = if state.is_paused && is_set_for_it { state.bell.take() } else { None };
         drop(state);
-        // Outside of the lock: dropping the last waker of a task drops the task, and with it perhaps other deadlines.
+        // Outside of the lock: dropping the last waker of a task drops the task, and with it
+        // perhaps other deadlines.
         drop(removed);
         bell.into_iter().for_each(Waker::wake);
     }
 
-    /// Returns the wakers that are due and when to scan again; `None` if the table is not needed any more.
+    /// Returns the wakers that are due and when to scan again; `None` if the table is not needed
+    /// any more.
     fn due(&self, bell: &Waker) -> (Vec<Waker>, Option<u64>) {
         let is_paused = is_paused();
         let mut state = self.lock();
@@ -303,7 +315,8 @@ fn wake(wakers: Vec<Waker>) {
     }
 }
 
-/// The task that fires the deadlines of a table. Ends with its runtime, or when the table is not needed any more.
+/// The task that fires the deadlines of a table. Ends with its runtime, or when the table is not
+/// needed any more.
 struct Bell {
     table: Arc<Table>,
     /// The timer, while it is set.
@@ -329,7 +342,8 @@ impl Future for Bell {
                 Some(next) => {
                     let at = self.table.base.checked_add(Duration::from_nanos(next));
                     let at = at.expect("it was made of an instant");
-                    // Replaced instead of reset: a timer that is reset to later still wakes the runtime at its former time.
+                    // Replaced instead of reset: a timer that is reset to later still wakes the
+                    // runtime at its former time.
                     self.sleep.set(Some(sleep_until(at)));
                     let sleep = self.sleep.as_mut().as_pin_mut().expect("set above");
                     if sleep.poll(cx).is_pending() {

@@ -50,7 +50,8 @@ async fn alarm_is_known_again() -> bool {
     .await
 }
 
-/// In a debug build the wakers of a runtime do not differ from their clones, so that is tried in the next test.
+/// In a debug build the wakers of a runtime do not differ from their clones, so that is tried in
+/// the next test.
 #[test]
 fn an_alarm_is_set_once_and_not_at_each_poll() {
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {

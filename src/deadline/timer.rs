@@ -10,8 +10,8 @@ use crate::time::Instant;
 
 /// Checks whether a deadline has passed, and wakes the task when it does.
 ///
-/// Only the first poll sets an alarm, so work that is done before never pays for it. Further polls compare two numbers;
-/// the clock is read only once the alarm has fired.
+/// Only the first poll sets an alarm, so work that is done before never pays for it. Further polls
+/// compare two numbers; the clock is read only once the alarm has fired.
 #[derive(Debug)]
 pub(crate) struct Timer {
     at: Option<Instant>,
@@ -24,7 +24,8 @@ impl Timer {
         Self { at, alarm: None }
     }
 
-    /// Whether the deadline has passed. If not, wakes the task when it does, a few milliseconds late at most.
+    /// Whether the deadline has passed. If not, wakes the task when it does, a few milliseconds
+    /// late at most.
     #[inline]
     pub(crate) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.get_mut();
@@ -59,16 +60,16 @@ impl Timer {
     }
 }
 
-/// Emits a warning, once. Without timers the clock is read on each poll, which is late but better than a panic in a request
-/// of the user.
+/// Emits a warning, once. Without timers the clock is read on each poll, which is late but better
+/// than a panic in a request of the user.
 #[cold]
 fn say_that_none_rings() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Relaxed) {
         tracing::warn!(
             target: HEALTH,
-            "no tokio runtime with time enabled here: time limits are only checked when the work is \
-             polled, so work that waits forever is never cut",
+            "no tokio runtime with time enabled here: time limits are only checked when the work \
+             is polled, so work that waits forever is never cut",
         );
     }
 }

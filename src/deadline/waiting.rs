@@ -16,9 +16,10 @@ use crate::time::Instant;
 
 /// The state of the wait for a client, until the next call.
 ///
-/// A tower service waits in `poll_ready`, before there is a request, and the caller may give up at any time and keep the
-/// service. Returning an error there would mean that the service must be discarded. So when the timeout has passed, the
-/// service is ready, and the call fails without calling the client.
+/// A tower service waits in `poll_ready`, before there is a request, and the caller may give up at
+/// any time and keep the service. Returning an error there would mean that the service must be
+/// discarded. So when the timeout has passed, the service is ready, and the call fails without
+/// calling the client.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness(State);
 
@@ -54,7 +55,8 @@ impl Readiness {
         if !wait.is_time_up(cx) {
             return Poll::Pending;
         }
-        // Empty if the work has ended at the same time in another thread: the client is still not ready.
+        // Empty if the work has ended at the same time in another thread: the client is still not
+        // ready.
         let Some((mut call, _)) = wait.take() else { return Poll::Pending };
         let refusal = call.cut();
         self.end();
@@ -79,10 +81,11 @@ impl Readiness {
         }
     }
 
-    /// The call that has begun with a wait, if it began in this unit of work and has time left, or its refusal.
+    /// The call that has begun with a wait, if it began in this unit of work and has time left, or
+    /// its refusal.
     ///
-    /// If the client becomes ready after the timeout, the service was not polled in time: then the call gets the whole
-    /// time again.
+    /// If the client becomes ready after the timeout, the service was not polled in time: then the
+    /// call gets the whole time again.
     #[inline]
     pub(super) fn take(&mut self) -> Option<(Result<Call, Refusal>, Timer)> {
         match mem::take(&mut self.0) {

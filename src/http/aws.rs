@@ -27,10 +27,11 @@ use crate::error::Cut;
 
 /// An HTTP client for the AWS SDK that makes every call of the SDK a call to an external system.
 ///
-/// What [`external`](crate::ExternalExt::external) does for one future, for all requests that the SDK sends through the
-/// HTTP client that this one wraps: counted, timed, refused past a hard limit, and ended by the
-/// [`external_timeout`](crate::Budget::external_timeout) of the unit of work that sends it. It goes where the SDK
-/// takes its HTTP client, and not among its interceptors: these can neither drop a call nor wait.
+/// What [`external`](crate::ExternalExt::external) does for one future, for all requests that the
+/// SDK sends through the HTTP client that this one wraps: counted, timed, refused past a hard
+/// limit, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the unit of
+/// work that sends it. It goes where the SDK takes its HTTP client, and not among its interceptors:
+/// these can neither drop a call nor wait.
 ///
 /// ```text
 /// use aws_smithy_http_client::{Builder, tls};
@@ -42,16 +43,16 @@ use crate::error::Cut;
 /// let s3 = aws_sdk_s3::Client::from_conf(s3);
 /// ```
 ///
-/// Each attempt is a call of its own, which ends with the body of its response, or when that is dropped: a
-/// `GetObject` lasts until its object has been read. Requests that a client makes by itself, such as for
-/// credentials, count for the work that waits for them.
+/// Each attempt is a call of its own, which ends with the body of its response, or when that is
+/// dropped: a `GetObject` lasts until its object has been read. Requests that a client makes by
+/// itself, such as for credentials, count for the work that waits for them.
 ///
 /// # Errors
 ///
 /// A call that is refused or cut ends in an `SdkError`, or an error of its `ByteStream`, in which
-/// [`Cut::find`] finds the cut. The SDK does not retry a call that was refused, or that was cut before there was a
-/// response. It retries one whose body was cut if the operation reads the body whole, such as `ListObjectsV2`, unless
-/// this client is its `retry_classifier` as well.
+/// [`Cut::find`] finds the cut. The SDK does not retry a call that was refused, or that was cut
+/// before there was a response. It retries one whose body was cut if the operation reads the body
+/// whole, such as `ListObjectsV2`, unless this client is its `retry_classifier` as well.
 ///
 /// # Examples
 ///
@@ -129,8 +130,8 @@ impl ExternalHttpClient {
         Self { inner: SharedHttpClient::new(inner), name: Name::Fixed(name.into()) }
     }
 
-    /// A client for calls to any service of AWS, each a system of its own: `s3`, `dynamodb`. What names no
-    /// service is `aws`.
+    /// A client for calls to any service of AWS, each a system of its own: `s3`, `dynamodb`. What
+    /// names no service is `aws`.
     #[must_use]
     pub fn by_service(inner: impl HttpClient + 'static) -> Self {
         Self { inner: SharedHttpClient::new(inner), name: Name::Service }

@@ -23,14 +23,14 @@ use crate::time::Instant;
 pin_project! {
     /// The response body of [`BudgetService`](super::BudgetService): the request ends with it.
     ///
-    /// The end is reported once, at the first of: the last frame, trailers, an error, a cut, the drop
-    /// of the body.
+    /// The end is reported once, at the first of: the last frame, trailers, an error, a cut, the
+    /// drop of the body.
     pub struct ResponseBody<B> {
         // Its destructors also have to run inside the scope.
         #[pin]
         inner: Held<B>,
-        // The payload of a response of our own, to a request that was cut. Boxed, as is everything that few responses
-        // have, because responses are moved often.
+        // The payload of a response of our own, to a request that was cut. Boxed, as is everything
+        // that few responses have, because responses are moved often.
         rejection: Option<Box<Bytes>>,
         work: Option<Work>,
         deadline: Deadline,
@@ -77,7 +77,8 @@ pub(super) struct Ending {
 struct Complete {
     /// The outcome of the work if the body is complete.
     outcome: Outcome,
-    /// The length of the body, or `UNKNOWN`. A server that has sent that much may drop the body without polling it again.
+    /// The length of the body, or `UNKNOWN`. A server that has sent that much may drop the body
+    /// without polling it again.
     length: u64,
 }
 
@@ -161,8 +162,8 @@ fn end<B>(inner: Pin<&mut Held<B>>, work: &mut Option<Work>, outcome: Outcome) {
     work.finish(outcome);
 }
 
-/// Discards frames. Yields after each: by the next poll the driver's pool has reported that a command has ended, while
-/// polling at once would begin the next command.
+/// Discards frames. Yields after each: by the next poll the driver's pool has reported that a
+/// command has ended, while polling at once would begin the next command.
 fn poll_on<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<()> {
     match body.poll_frame(cx) {
         Poll::Ready(None | Some(Err(_))) => Poll::Ready(()),
@@ -221,7 +222,8 @@ where
 {
     /// Returns a frame, and ends the work if the body ends or a limit was crossed.
     ///
-    /// A separate function, so that its temporaries are not on the stack while nested bodies are polled.
+    /// A separate function, so that its temporaries are not on the stack while nested bodies are
+    /// polled.
     #[inline]
     fn settle(
         self: Pin<&mut Self>,
@@ -264,8 +266,8 @@ where
                 add_sent(work, length);
                 // All data was returned, even if trailers may follow.
                 let is_whole = is_end || this.complete.length == *this.sent;
-                // A frame that completes the response is never discarded. After others the deadline is checked, since a
-                // body that is always ready would never get to the timer.
+                // A frame that completes the response is never discarded. After others the deadline
+                // is checked, since a body that is always ready would never get to the timer.
                 let cut = if is_whole { None } else { cut_by(work) };
                 match cut {
                     Some(cut) => cut,
@@ -314,7 +316,8 @@ fn poll_inside<B: Body>(
     *is_end = match &polled {
         Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
         Poll::Ready(Some(Err(_))) => true,
-        // `settle` checks for a cut before the destructors run, since operations in these may be refused.
+        // `settle` checks for a cut before the destructors run, since operations in these may be
+        // refused.
         Poll::Ready(None) | Poll::Pending => false,
     };
     if *is_end {

@@ -10,11 +10,14 @@ use tower_service::Service;
 use super::incoming::{GRPC_TIMEOUT, TIMEOUT_MS, grpc_timeout, milliseconds, parsed};
 use crate::budget::Budget;
 
-/// Sends what is left of the [`total_time`](Budget::total_time) along with each call of an HTTP client.
+/// Sends what is left of the [`total_time`](Budget::total_time) along with each call of an HTTP
+/// client.
 ///
-/// It is sent in the headers `grpc-timeout` and `x-request-timeout-ms`, unless the request has a shorter deadline
-/// already. Outside of all units of work, or without a hard total time, nothing is sent. A service with
-/// [`BudgetLayer::with_incoming_deadlines`](super::BudgetLayer::with_incoming_deadlines) obeys these headers.
+/// It is sent in the headers `grpc-timeout` and `x-request-timeout-ms`, unless the request has a
+/// shorter deadline already. Outside of all units of work, or without a hard total time, nothing is
+/// sent. A service with
+/// [`BudgetLayer::with_incoming_deadlines`](super::BudgetLayer::with_incoming_deadlines) obeys
+/// these headers.
 ///
 /// # Examples
 ///

@@ -13,12 +13,13 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The error of a [`ResponseBody`](super::ResponseBody): that of the inner body, or the cut.
 ///
-/// An error is the only way to end a body early that a client can distinguish from its regular end. hyper resets an
-/// HTTP/2 stream with the reason that it finds in the chain of the error's sources: that of the inner body's error
-/// is found as without the layer, and a cut resets with `CANCEL`.
+/// An error is the only way to end a body early that a client can distinguish from its regular end.
+/// hyper resets an HTTP/2 stream with the reason that it finds in the chain of the error's sources:
+/// that of the inner body's error is found as without the layer, and a cut resets with `CANCEL`.
 ///
-/// Its `Display` is that of the error it holds, and [`source`](Error::source) is the source of that error. If that
-/// has no source, [`source`](Error::source) is the error itself, so that a search of the chain for a type finds it.
+/// Its `Display` is that of the error it holds, and [`source`](Error::source) is the source of that
+/// error. If that has no source, [`source`](Error::source) is the error itself, so that a search of
+/// the chain for a type finds it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a body fails by itself or is cut; there is no third")]
 pub enum BodyError {
@@ -30,9 +31,10 @@ pub enum BodyError {
 
 /// The error of a call through an [`ExternalService`](super::ExternalService).
 ///
-/// The error of the client is boxed, as usual in tower; `downcast_ref` recovers its type. The `Display` is that of
-/// the error it holds, and [`source`](Error::source) is the source of that error. If that has no source,
-/// [`source`](Error::source) is the error itself, so that a search of the chain for a type finds it.
+/// The error of the client is boxed, as usual in tower; `downcast_ref` recovers its type. The
+/// `Display` is that of the error it holds, and [`source`](Error::source) is the source of that
+/// error. If that has no source, [`source`](Error::source) is the error itself, so that a search of
+/// the chain for a type finds it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a call fails by itself or is cut; there is no third")]
 pub enum ExternalError {

@@ -15,24 +15,26 @@ use crate::deadline::{External, Readiness};
 /// Makes every call of a tower client a call to an external system.
 ///
 /// What [`external`](crate::ExternalExt::external) does for one future, for all calls of a client:
-/// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the unit of
-/// work that makes them. For any `Service`: hyper-util's client, `reqwest::Client`, a stack with retries.
+/// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the
+/// unit of work that makes them. For any `Service`: hyper-util's client, `reqwest::Client`, a stack
+/// with retries.
 ///
-/// A call begins when the service is called, unless it is refused; then the client is not called. It ends
-/// when the service's future does: with HTTP clients at the headers of the response.
+/// A call begins when the service is called, unless it is refused; then the client is not called.
+/// It ends when the service's future does: with HTTP clients at the headers of the response.
 /// Reading the body is not part of it.
 ///
 /// # A client that is not ready
 ///
-/// Where the client is not ready (`poll_ready`), the call begins with the wait for it: counted, timed and bounded as
-/// one. When its time is up, or where it is refused, the service is ready, and fails the call with
-/// [`ExternalError::Cut`] without calling the client. The service can be used again; the client keeps its place in
-/// whatever queue it waits in until this service is called with success, or dropped.
+/// Where the client is not ready (`poll_ready`), the call begins with the wait for it: counted,
+/// timed and bounded as one. When its time is up, or where it is refused, the service is ready, and
+/// fails the call with [`ExternalError::Cut`] without calling the client. The service can be used
+/// again; the client keeps its place in whatever queue it waits in until this service is called
+/// with success, or dropped.
 ///
-/// A wait that is given up counts as a call, with its time. It ends when the service, or the clone that was
-/// polled, is dropped, and at the latest with the unit of work. If the same service is polled again before, the wait
-/// continues. Only waits in the task of the unit of work can be bounded: with tower's `Buffer`, put this layer around
-/// it and not inside.
+/// A wait that is given up counts as a call, with its time. It ends when the service, or the clone
+/// that was polled, is dropped, and at the latest with the unit of work. If the same service is
+/// polled again before, the wait continues. Only waits in the task of the unit of work can be
+/// bounded: with tower's `Buffer`, put this layer around it and not inside.
 ///
 /// # Examples
 ///
@@ -133,7 +135,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // Checked before the call: many clients send a request when they are called, not when they are polled.
+        // Checked before the call: many clients send a request when they are called, not when they
+        // are polled.
         let make = || self.inner.call(request);
         ExternalFuture { call: External::begun(self.name.clone(), &mut self.wait, make) }
     }

@@ -134,7 +134,8 @@ where
 {
     /// Returns the response, unless a limit ends the work.
     ///
-    /// A separate function, so that its temporaries are not on the stack while nested services are polled.
+    /// A separate function, so that its temporaries are not on the stack while nested services are
+    /// polled.
     #[inline]
     fn settle(
         mut self: Pin<&mut Self>,

@@ -16,11 +16,12 @@ const DEADLINE_EXCEEDED: u8 = 4;
 const RESOURCE_EXHAUSTED: u8 = 8;
 const UNIMPLEMENTED: u8 = 12;
 
-/// Answers a gRPC call that was cut by a trailers-only response: `DEADLINE_EXCEEDED` if the time was up, and
-/// `RESOURCE_EXHAUSTED` for every other limit.
+/// Answers a gRPC call that was cut by a trailers-only response: `DEADLINE_EXCEEDED` if the time
+/// was up, and `RESOURCE_EXHAUSTED` for every other limit.
 ///
-/// A layer without a [`Reject`] of the user's answers requests with `content-type: application/grpc` in this way.
-/// The message names the limit only if [`with_limits`](Self::with_limits) is set.
+/// A layer without a [`Reject`] of the user's answers requests with `content-type:
+/// application/grpc` in this way. The message names the limit only if
+/// [`with_limits`](Self::with_limits) is set.
 ///
 /// # Examples
 ///
@@ -152,7 +153,8 @@ pub(super) fn shows_the_method(status: StatusCode, headers: &HeaderMap) -> bool 
     status.is_success() && status_in(headers) != Some(UNIMPLEMENTED)
 }
 
-/// The position within the messages of a stream, because trailers may be sent only between two messages.
+/// The position within the messages of a stream, because trailers may be sent only between two
+/// messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Framing {
     /// Inside the prefix of five bytes: how many of them have passed, and the length read so far.

@@ -27,7 +27,8 @@ pub(super) struct Wait {
 pub(super) struct Idle(Option<Box<Wait>>);
 
 impl Idle {
-    /// Polls the timer. Returns the cut if the wait was too long, and otherwise wakes the task when it is.
+    /// Polls the timer. Returns the cut if the wait was too long, and otherwise wakes the task when
+    /// it is.
     pub(super) fn poll_elapsed(&mut self, work: &Work, cx: &mut Context<'_>) -> Option<Cut> {
         let meter = work.meter()?;
         let limits = meter.limits();

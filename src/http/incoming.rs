@@ -1,4 +1,5 @@
-//! Reads headers about the time of a request: the deadline of the caller, and how long the request has waited.
+//! Reads headers about the time of a request: the deadline of the caller, and how long the request
+//! has waited.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +15,8 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The deadline for plain HTTP: the time left, in milliseconds.
 pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// When the request reached the first proxy: seconds with a fraction, as nginx sends it
-/// (`t=1512379167.574`), or milli-, micro- or nanoseconds, as Heroku (`1512379167574`) and Apache do.
+/// (`t=1512379167.574`), or milli-, micro- or nanoseconds, as Heroku (`1512379167574`) and Apache
+/// do.
 pub const REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 /// The same time under the name that older proxies use.
 pub const QUEUE_START: HeaderName = HeaderName::from_static("x-queue-start");
@@ -113,7 +115,8 @@ fn longest_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     [&REQUEST_START, &QUEUE_START].into_iter().filter_map(waits).max()
 }
 
-/// Emits an event that a header, or a part of one, is ignored; rate limited, since a client can provoke it.
+/// Emits an event that a header, or a part of one, is ignored; rate limited, since a client can
+/// provoke it.
 #[cold]
 fn ignore(name: &HeaderName, value: &[u8]) {
     static SAID: Seldom = Seldom::new();

@@ -67,12 +67,13 @@ impl<P, N> BudgetLayer<P, N> {
     }
 
     /// Lets callers shorten the [`total_time`](crate::Budget::total_time) of their requests, by the
-    /// headers [`grpc-timeout`](super::GRPC_TIMEOUT) and [`x-request-timeout-ms`](super::TIMEOUT_MS).
+    /// headers [`grpc-timeout`](super::GRPC_TIMEOUT) and
+    /// [`x-request-timeout-ms`](super::TIMEOUT_MS).
     ///
-    /// They can only shorten it; where there is no limit theirs is the limit. A request that is cut at the
-    /// deadline of its caller is no fault of the service: the violation is of
-    /// [`Severity::Caller`](crate::Severity::Caller), and its event at DEBUG. A value that makes no sense is
-    /// ignored, with an event at DEBUG once in a while.
+    /// They can only shorten it; where there is no limit theirs is the limit. A request that is cut
+    /// at the deadline of its caller is no fault of the service: the violation is of
+    /// [`Severity::Caller`](crate::Severity::Caller), and its event at DEBUG. A value that makes no
+    /// sense is ignored, with an event at DEBUG once in a while.
     #[must_use]
     pub fn with_incoming_deadlines(mut self) -> Self {
         self.hooks.incoming.honours_deadline = true;
@@ -80,23 +81,25 @@ impl<P, N> BudgetLayer<P, N> {
     }
 
     /// Measures how long requests waited before they got here, by the headers
-    /// [`x-request-start`](super::REQUEST_START) and [`x-queue-start`](super::QUEUE_START) of a proxy in
-    /// front, and charges it if so asked.
+    /// [`x-request-start`](super::REQUEST_START) and [`x-queue-start`](super::QUEUE_START) of a
+    /// proxy in front, and charges it if so asked.
     ///
-    /// Of several times, in several headers or a joined one, the earliest counts. One in the future is now;
-    /// what is more than a day away, or no time at all, is ignored, with an event at DEBUG once in a while.
-    /// Only as true as the clocks of the two machines agree: trust it where you run both.
+    /// Of several times, in several headers or a joined one, the earliest counts. One in the future
+    /// is now; what is more than a day away, or no time at all, is ignored, with an event at DEBUG
+    /// once in a while. Only as true as the clocks of the two machines agree: trust it where you
+    /// run both.
     #[must_use]
     pub fn with_queue_time(mut self, queue_time: QueueTime) -> Self {
         self.hooks.incoming.queue_time = queue_time;
         self
     }
 
-    /// Adds the header `Server-Timing` to each response: what the request has used up to its headers.
+    /// Adds the header `Server-Timing` to each response: what the request has used up to its
+    /// headers.
     ///
-    /// Browsers show it beside the request (in Chromium's developer tools, under Timing), and scripts read it from
-    /// `performance.getEntriesByType("navigation")[0].serverTiming`; from another origin only with a header
-    /// `Timing-Allow-Origin`. Times are in milliseconds:
+    /// Browsers show it beside the request (in Chromium's developer tools, under Timing), and
+    /// scripts read it from `performance.getEntriesByType("navigation")[0].serverTiming`; from
+    /// another origin only with a header `Timing-Allow-Origin`. Times are in milliseconds:
     ///
     /// | name | what |
     /// |---|---|
@@ -107,9 +110,10 @@ impl<P, N> BudgetLayer<P, N> {
     /// | `busy` | [`busy_time`](crate::Usage::busy_time), with a limit on [`poll_time`](crate::Budget::poll_time) |
     /// | `total` | from the call of the service to the headers of the response |
     ///
-    /// What was not used is left out, and what the body of the response does is not known yet. A header that the
-    /// service has set is kept: there are two then, which the standard allows. Whoever sees the response sees the
-    /// figures: [`with_server_timing_of`](Self::with_server_timing_of) keeps them from strangers.
+    /// What was not used is left out, and what the body of the response does is not known yet. A
+    /// header that the service has set is kept: there are two then, which the standard allows.
+    /// Whoever sees the response sees the figures:
+    /// [`with_server_timing_of`](Self::with_server_timing_of) keeps them from strangers.
     ///
     /// # Examples
     ///
@@ -125,7 +129,8 @@ impl<P, N> BudgetLayer<P, N> {
     /// };
     /// let layer = BudgetLayer::new(Budget::new()).with_server_timing();
     /// let app = Router::new().route("/quote", get(quote)).layer(layer);
-    /// let response = app.oneshot(Request::get("/quote").body(Body::empty()).unwrap()).await.unwrap();
+    /// let request = Request::get("/quote").body(Body::empty()).unwrap();
+    /// let response = app.oneshot(request).await.unwrap();
     /// let timing = "ext;desc=\"1 call\";dur=250.000, total;dur=250.000";
     /// assert_eq!(response.headers()["server-timing"], timing);
     /// # }
@@ -138,8 +143,8 @@ impl<P, N> BudgetLayer<P, N> {
 
     /// As [`with_server_timing`](Self::with_server_timing), for the requests that this chooses.
     ///
-    /// It is called before the service is. A panic in it is caught and reported by an event once in a while, and the
-    /// response has no such header.
+    /// It is called before the service is. A panic in it is caught and reported by an event once in
+    /// a while, and the response has no such header.
     ///
     /// # Examples
     ///
@@ -167,8 +172,8 @@ impl<P, N> BudgetLayer<P, N> {
         self
     }
 
-    /// As [`with_reject`](Self::with_reject), with the head of the request, which is copied for it: this costs something on
-    /// each request.
+    /// As [`with_reject`](Self::with_reject), with the head of the request, which is copied for it:
+    /// this costs something on each request.
     ///
     /// # Examples
     ///

@@ -13,17 +13,19 @@ use reqwest_middleware::{Error, Middleware, Next};
 use super::called::CalledBody;
 use crate::deadline::LongCall;
 
-/// Makes every call of a [`reqwest-middleware`](reqwest_middleware) client a call to an external system.
+/// Makes every call of a [`reqwest-middleware`](reqwest_middleware) client a call to an external
+/// system.
 ///
 /// What [`external`](crate::ExternalExt::external) does for one future, for all calls of a client:
-/// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the unit of work
-/// that makes them. A call ends with the body of its response, or when that is dropped. A middleware that tries
-/// again counts each attempt if it is outside of this one, and all attempts as one call if it is inside.
+/// counted, timed, and ended by the [`external_timeout`](crate::Budget::external_timeout) of the
+/// unit of work that makes them. A call ends with the body of its response, or when that is
+/// dropped. A middleware that tries again counts each attempt if it is outside of this one, and all
+/// attempts as one call if it is inside.
 ///
 /// # Errors
 ///
-/// A call that is refused or cut ends in an error in which [`Cut::find`](crate::Cut::find) finds the cut: of
-/// the client, or of the body where that was cut.
+/// A call that is refused or cut ends in an error in which [`Cut::find`](crate::Cut::find) finds
+/// the cut: of the client, or of the body where that was cut.
 ///
 /// # Examples
 ///
@@ -68,8 +70,8 @@ impl ExternalMiddleware {
         Self { name: Name::Fixed(name.into()) }
     }
 
-    /// For a client of several systems, each named by its host; after the first 64 hosts all others have
-    /// one name together.
+    /// For a client of several systems, each named by its host; after the first 64 hosts all others
+    /// have one name together.
     #[must_use]
     pub fn by_host() -> Self {
         Self { name: Name::Host(Mutex::default()) }

@@ -1,7 +1,8 @@
 //! A budget for every HTTP request of a tower service.
 //!
 //! The unit of work is one exchange, from the call of the service to the end of the response body.
-//! The layer works around every `Service<http::Request<_>>`, such as an axum router or a hyper service.
+//! The layer works around every `Service<http::Request<_>>`, such as an axum router or a hyper
+//! service.
 //!
 //! # Examples
 //!
@@ -27,8 +28,8 @@
 //!
 //! With axum's `Router::layer` the name of the work is the route that matched, and a policy can
 //! choose the budget by it. That costs one boxed route in axum itself, 100 to 150 ns a request.
-//! Around the whole router (`ServiceBuilder`, or the layer called on the router) this cost is avoided,
-//! but routing has not happened yet, so the work is named by its method alone.
+//! Around the whole router (`ServiceBuilder`, or the layer called on the router) this cost is
+//! avoided, but routing has not happened yet, so the work is named by its method alone.
 //!
 //! For the order among other layers, and the reasons, see [`layers`].
 //!

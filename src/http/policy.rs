@@ -16,8 +16,8 @@ use crate::report::{Name, Verb};
 ///
 /// # Panics
 ///
-/// It should not panic. If it does, the panic is caught and reported by at most one event a minute, and the request
-/// continues under a budget without limits.
+/// It should not panic. If it does, the panic is caught and reported by at most one event a minute,
+/// and the request continues under a budget without limits.
 ///
 /// # Examples
 ///
@@ -43,8 +43,9 @@ pub trait Policy<B> {
 
     /// The same, lent where the policy has it.
     ///
-    /// What is cloned for each request is one handle more, whose count all threads write to; a budget that is lent
-    /// again and again is not. Calls [`budget`](Self::budget) unless implemented.
+    /// What is cloned for each request is one handle more, whose count all threads write to; a
+    /// budget that is lent again and again is not. Calls [`budget`](Self::budget) unless
+    /// implemented.
     ///
     /// # Examples
     ///
@@ -67,7 +68,8 @@ pub trait Policy<B> {
     ///     }
     /// }
     ///
-    /// let policy = ByMethod { reads: Budget::new().queries(20), writes: Budget::new().queries(5) };
+    /// let (reads, writes) = (Budget::new().queries(20), Budget::new().queries(5));
+    /// let policy = ByMethod { reads, writes };
     /// assert_eq!(policy.budget(&Request::new(())), Budget::new().queries(20));
     /// let layer = BudgetLayer::new(policy);
     /// # let _ = layer;
@@ -99,10 +101,11 @@ where
 
 /// Names the unit of work that a request is.
 ///
-/// Implemented by closures that take the request and return anything that is a [`Name`]. A panic is caught as
-/// that of a [`Policy`]; the request is then named [by its route](ByRoute).
+/// Implemented by closures that take the request and return anything that is a [`Name`]. A panic is
+/// caught as that of a [`Policy`]; the request is then named [by its route](ByRoute).
 pub trait Naming<B> {
-    /// The name of this request. It must not be the raw path, because the number of paths is unbounded.
+    /// The name of this request. It must not be the raw path, because the number of paths is
+    /// unbounded.
     fn name(&self, request: &Request<B>) -> Name;
 }
 
@@ -121,9 +124,10 @@ where
 /// Where there is no route (a layer around the whole router, a server without axum, a path that
 /// nothing matches) the name is "GET (no route)". A method that HTTP does not define is "_OTHER".
 ///
-/// A gRPC call (`content-type: application/grpc`) is named by its method: "/pkg.Service/Method". Clients
-/// can call methods that do not exist, so the number of names is bounded: at most 32 methods that have not answered
-/// yet, or only with `UNIMPLEMENTED`, and at most 512 in total get a name. Every other call is "_other".
+/// A gRPC call (`content-type: application/grpc`) is named by its method: "/pkg.Service/Method".
+/// Clients can call methods that do not exist, so the number of names is bounded: at most 32
+/// methods that have not answered yet, or only with `UNIMPLEMENTED`, and at most 512 in total get a
+/// name. Every other call is "_other".
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct ByRoute;

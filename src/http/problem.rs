@@ -11,8 +11,9 @@ use crate::violation::Violation;
 
 /// Answers a request that was cut with `503` and JSON problem details (RFC 9457).
 ///
-/// The details state that a limit was exceeded. They name the limit, and by how much it was exceeded, only if
-/// [`with_limits`](Self::with_limits) is set, and never the statement or the system that caused it.
+/// The details state that a limit was exceeded. They name the limit, and by how much it was
+/// exceeded, only if [`with_limits`](Self::with_limits) is set, and never the statement or the
+/// system that caused it.
 ///
 /// # Examples
 ///

@@ -13,14 +13,14 @@ use crate::violation::Violation;
 
 /// Creates the response to a request that a hard limit cut.
 ///
-/// Implemented by closures. By default the response is `503 Service Unavailable`, and that of a gRPC call a
-/// [`GrpcStatus`]. Neither names the reason; a violation can contain statements, so consider that before sending
-/// it to a client.
+/// Implemented by closures. By default the response is `503 Service Unavailable`, and that of a
+/// gRPC call a [`GrpcStatus`]. Neither names the reason; a violation can contain statements, so
+/// consider that before sending it to a client.
 ///
 /// # Panics
 ///
-/// It should not panic. If it does, the panic is caught and reported by at most one event a minute, and the default
-/// response is sent.
+/// It should not panic. If it does, the panic is caught and reported by at most one event a minute,
+/// and the default response is sent.
 ///
 /// # Examples
 ///
@@ -57,7 +57,8 @@ pub trait Reject: Send + Sync + 'static {
     }
 }
 
-/// A [`Reject`] that sees the request. See [`BudgetLayer::with_reject_by`](super::BudgetLayer::with_reject_by).
+/// A [`Reject`] that sees the request. See
+/// [`BudgetLayer::with_reject_by`](super::BudgetLayer::with_reject_by).
 pub(super) struct ByRequest<F>(pub(super) F);
 
 impl<F> Reject for ByRequest<F>

@@ -84,7 +84,8 @@ where
 impl<S, P, N> BudgetService<S, P, N> {
     /// Starts the unit of work of a request.
     ///
-    /// A separate function, so that its temporaries are not on the stack while nested services are called.
+    /// A separate function, so that its temporaries are not on the stack while nested services are
+    /// called.
     fn start<B>(&self, request: &Request<B>) -> (Work, Origin)
     where
         P: Policy<B>,

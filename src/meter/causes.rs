@@ -135,7 +135,8 @@ impl Meter {
         all.into_iter().flatten().min_by_key(|in_flight| in_flight.since)
     }
 
-    /// What a body was waiting for that had no frame for `idle` nanoseconds; `last` was in flight at its last poll.
+    /// What a body was waiting for that had no frame for `idle` nanoseconds; `last` was in flight
+    /// at its last poll.
     #[cfg(feature = "http")]
     pub(super) fn cause_of_idling(&self, last: Option<InFlightSince>, idle: u64) -> Cause {
         let now = self.offset(Instant::now());

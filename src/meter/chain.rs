@@ -10,9 +10,9 @@ use crate::memory;
 
 /// The outer works of a unit of work, from the inside out.
 ///
-/// Finished work must not be kept alive by work that was begun inside of it: otherwise jobs that begin their
-/// successors would form a chain that grows without end. So each work has weak references to all of its outer works,
-/// not only to the next.
+/// Finished work must not be kept alive by work that was begun inside of it: otherwise jobs that
+/// begin their successors would form a chain that grows without end. So each work has weak
+/// references to all of its outer works, not only to the next.
 #[derive(Debug)]
 pub(super) struct Ancestors {
     all: Box<[Weak<Meter>]>,
@@ -55,8 +55,8 @@ impl Deref for Link<'_> {
 impl Meter {
     /// Determines which outer work this one runs inside, unless that was done before.
     ///
-    /// Only called by the task that runs the work. A handle for another task is only made once it is determined, so no
-    /// other task sees it change.
+    /// Only called by the task that runs the work. A handle for another task is only made once it
+    /// is determined, so no other task sees it change.
     pub(crate) fn link(&self, parent: Option<Arc<Self>>) {
         if let Some(parent) = parent
             && !self.flags.any(Flags::SETTLED)
@@ -78,7 +78,8 @@ impl Meter {
 
     /// Calls `act` with this account and all outer ones, from the inside out.
     ///
-    /// As a loop over [`chain`](Self::chain), but faster for work that runs inside no other: for statements and polls.
+    /// As a loop over [`chain`](Self::chain), but faster for work that runs inside no other: for
+    /// statements and polls.
     #[inline]
     pub(crate) fn each(&self, mut act: impl FnMut(&Self)) {
         act(self);
@@ -93,7 +94,8 @@ impl Meter {
         self.places().flatten()
     }
 
-    /// As [`chain`](Self::chain), with `None` for those that are gone, so that the position of each stays the same.
+    /// As [`chain`](Self::chain), with `None` for those that are gone, so that the position of each
+    /// stays the same.
     #[inline]
     pub(crate) fn places(&self) -> impl Iterator<Item = Option<Link<'_>>> {
         let outer = self.ancestors.get().map_or(&[][..], |ancestors| &ancestors.all);

@@ -26,8 +26,8 @@ use crate::time::Instant;
 use crate::time::nanos;
 
 impl Meter {
-    /// Counts one execution of a statement that is about to be sent, in this account and all outer ones; or in none of
-    /// them, if it would cross a hard limit of any.
+    /// Counts one execution of a statement that is about to be sent, in this account and all outer
+    /// ones; or in none of them, if it would cross a hard limit of any.
     pub(crate) fn take_statement(&self, key: Key, text: &str) -> Result<(), Cut> {
         if self.is_outermost() {
             self.take_statement_here(key, text)?;
@@ -94,8 +94,8 @@ impl Meter {
         self.limits().hard_limits_repetitions()
     }
 
-    /// Counts one more of a resource, in this account and all outer ones; or in none of them, if that would cross a hard
-    /// limit of any. The caller checks soft limits afterwards.
+    /// Counts one more of a resource, in this account and all outer ones; or in none of them, if
+    /// that would cross a hard limit of any. The caller checks soft limits afterwards.
     pub(crate) fn take(&self, resource: Resource, suspect: Suspect) -> Result<(), Cut> {
         let give_back = |meter: &Self| meter.give_back(resource);
         self.take_in_all(|meter| meter.take_here(resource, suspect), give_back)
@@ -162,7 +162,8 @@ impl Meter {
         Some(cut.clone())
     }
 
-    /// Counts one command, which got its connection now, in this account and all outer ones. Its time runs until it ends.
+    /// Counts one command, which got its connection now, in this account and all outer ones. Its
+    /// time runs until it ends.
     #[cfg(feature = "mongodb")]
     pub(crate) fn begin_command(&self, id: u64, is_carried: impl Fn(&Self) -> bool) {
         self.settle();
@@ -331,10 +332,12 @@ impl Meter {
         }
     }
 
-    /// No longer counts bytes as live that others will free: those of a frame that was handed to the server.
+    /// No longer counts bytes as live that others will free: those of a frame that was handed to
+    /// the server.
     ///
-    /// Bytes that this work did not allocate (static ones, or those of a cache) are subtracted as well, so the live
-    /// bytes are a lower bound then. Without this, each download would seem to hold its whole body.
+    /// Bytes that this work did not allocate (static ones, or those of a cache) are subtracted as
+    /// well, so the live bytes are a lower bound then. Without this, each download would seem to
+    /// hold its whole body.
     #[cfg(feature = "http")]
     pub(crate) fn hand_over(&self, bytes: u64) {
         if self.live.load(Relaxed) > 0 {
@@ -356,8 +359,9 @@ impl Meter {
 
     /// Changes a number that only the task which runs the work changes. Returns the number before.
     ///
-    /// As long as no other task has a handle of the account, one thread at a time changes it, and load and store do. A
-    /// handle is only given to another task while the work runs, so never between the two.
+    /// As long as no other task has a handle of the account, one thread at a time changes it, and
+    /// load and store do. A handle is only given to another task while the work runs, so never
+    /// between the two.
     #[inline]
     fn change(&self, number: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
         #[inline(never)]

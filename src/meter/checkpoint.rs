@@ -9,8 +9,8 @@ use crate::resource::Resource;
 use crate::time::Instant;
 
 impl Meter {
-    /// Returns the error of a crossed hard limit of this work or an outer one. `pending` is memory that is not charged
-    /// yet.
+    /// Returns the error of a crossed hard limit of this work or an outer one. `pending` is memory
+    /// that is not charged yet.
     pub(crate) fn checkpoint(&self, pending: Delta) -> Result<(), Cut> {
         if pending.allocated > 0 {
             let allocated = self.used(Resource::Allocated).saturating_add(pending.allocated);

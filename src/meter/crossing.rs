@@ -71,8 +71,8 @@ impl Meter {
     ) {
         // A call that takes too long is cut by itself; the work goes on.
         if resource != Resource::ExternalTimeout && self.cut().is_none() {
-            // The cut is set before the bit in `crossed`, since whoever finds that bit set relies on the cut. Another
-            // thread may have set it first.
+            // The cut is set before the bit in `crossed`, since whoever finds that bit set relies
+            // on the cut. Another thread may have set it first.
             memory::aside(|| {
                 let violation = self.violation(resource, Severity::Hard, observed, limit, suspect);
                 drop(self.rare().cut.set(Cut::new(violation)));
@@ -107,7 +107,8 @@ impl Meter {
         });
     }
 
-    /// The severity of a crossing: that of a deadline which the caller has set differs from that of our own.
+    /// The severity of a crossing: that of a deadline which the caller has set differs from that of
+    /// our own.
     fn whose(&self, resource: Resource, severity: Severity) -> Severity {
         match severity {
             Severity::Hard
@@ -176,7 +177,8 @@ impl Meter {
         }
     }
 
-    /// The statement that was executed most often; `None` if it may be one of those that are not distinguished.
+    /// The statement that was executed most often; `None` if it may be one of those that are not
+    /// distinguished.
     fn top_statement(&self) -> Option<Counted<'_>> {
         self.statements.most(self.used(Resource::Queries))
     }

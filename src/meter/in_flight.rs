@@ -1,7 +1,8 @@
 //! The MongoDB commands of a unit of work that are in flight.
 //!
-//! A command begins in the task of its work, but the driver reports its end in another task, late or never. So the
-//! work keeps the commands that it has begun, and charges those that are left when it ends.
+//! A command begins in the task of its work, but the driver reports its end in another task, late
+//! or never. So the work keeps the commands that it has begun, and charges those that are left when
+//! it ends.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +15,16 @@ use super::waiter::Waiter;
 use crate::memory;
 use crate::time::{Instant, nanos};
 
-/// How many commands are in flight in a unit of work and in the works inside of it, and which of them it began itself.
+/// How many commands are in flight in a unit of work and in the works inside of it, and which of
+/// them it began itself.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     count: AtomicU64,
     /// How many of them are held by futures of the work, so that dropping it would drop them.
     held: AtomicU64,
-    /// The sum of the times at which they began, in nanoseconds after the start of the work. How long all of them have
-    /// taken is then the count times the present time, less this sum. May wrap, as that product may.
+    /// The sum of the times at which they began, in nanoseconds after the start of the work. How
+    /// long all of them have taken is then the count times the present time, less this sum. May
+    /// wrap, as that product may.
     began: AtomicU64,
     /// When the last poll of the work began during which any was in flight.
     polled: AtomicU64,
@@ -93,8 +96,8 @@ impl InFlight {
 
     /// Removes a command of its own, unless that was done before, and charges it.
     ///
-    /// Both under the lock: once the end of the work has removed the rest, this one is charged. So `charge` must not call
-    /// any code of the user.
+    /// Both under the lock: once the end of the work has removed the rest, this one is charged. So
+    /// `charge` must not call any code of the user.
     pub(super) fn take<T>(
         &self,
         id: u64,
@@ -121,9 +124,11 @@ impl InFlight {
         self.count.fetch_sub(1, Relaxed);
     }
 
-    /// Notes that a held command was released. To be called last, since it may wake the work to its end.
+    /// Notes that a held command was released. To be called last, since it may wake the work to its
+    /// end.
     pub(super) fn release(&self) {
-        // Sequentially consistent with `poll_none_held`: one of the two sees what the other has stored.
+        // Sequentially consistent with `poll_none_held`: one of the two sees what the other has
+        // stored.
         if self.held.fetch_sub(1, SeqCst) == 1 && self.is_awaited.load(SeqCst) {
             self.waiter.wake();
         }
@@ -154,8 +159,8 @@ impl InFlight {
 
     /// How long the work waited for a command that has ended.
     ///
-    /// The wait ends when the last poll begins: the driver reports the end later, and what keeps the thread busy after
-    /// the reply was read is not the time of the command.
+    /// The wait ends when the last poll begins: the driver reports the end later, and what keeps
+    /// the thread busy after the reply was read is not the time of the command.
     pub(super) fn waited(&self, origin: Instant, since: Instant) -> Duration {
         Duration::from_nanos(self.polled.load(Relaxed).saturating_sub(after(origin, since)))
     }
@@ -271,7 +276,8 @@ mod tests {
         assert_eq!(*lock(&reads.1), Some(Duration::from_secs(2)));
     }
 
-    /// The other may be told of the end of a command just when this one reports the end of the work.
+    /// The other may be told of the end of a command just when this one reports the end of the
+    /// work.
     #[test]
     fn who_takes_the_rest_waits_for_what_is_being_charged() {
         let (origin, all) = (Instant::now(), InFlight::default());

@@ -57,11 +57,12 @@ use waits::OtherWaits;
 
 /// The account of one unit of work.
 ///
-/// Shared by the threads on which the work runs; nothing is published through the numbers, so all of
-/// them are `Relaxed`.
+/// Shared by the threads on which the work runs; nothing is published through the numbers, so all
+/// of them are `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    // The fields that a poll or a statement needs come first, side by side: after a wait they are not in the cache.
+    // The fields that a poll or a statement needs come first, side by side: after a wait they are
+    // not in the cache.
     /// Checked on each poll.
     flags: Flags,
     budget: Budget,
@@ -183,12 +184,14 @@ impl Meter {
         }
     }
 
-    /// The size of an account with its reference counts, without the fields that only `testing` has.
+    /// The size of an account with its reference counts, without the fields that only `testing`
+    /// has.
     #[cfg(test)]
     pub(crate) const BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>()
         - if cfg!(feature = "testing") { 2 * size_of::<usize>() } else { 0 };
 
-    /// Opens an account for work that begins now. Reuses that of finished work, if this thread kept one.
+    /// Opens an account for work that begins now. Reuses that of finished work, if this thread kept
+    /// one.
     #[inline]
     pub(crate) fn open(
         name: Name,
@@ -207,8 +210,8 @@ impl Meter {
 
     /// Initialises a [cleared](Self::clear) account for work that begins now.
     ///
-    /// Both functions name every field, so that the compiler reports one that is forgotten: nothing of one unit of
-    /// work may be visible in another.
+    /// Both functions name every field, so that the compiler reports one that is forgotten: nothing
+    /// of one unit of work may be visible in another.
     #[inline]
     fn begin(&mut self, name: Name, budget: Cow<'_, Budget>, reporter: Option<Arc<dyn Reporter>>) {
         let Self {
@@ -238,7 +241,8 @@ impl Meter {
                 recording: _,
         } = self;
         *flags = Flags::new(budget.limits().names(Resource::PollTime));
-        // Mostly the budget is the same one; a clone would contend for its reference count with other threads.
+        // Mostly the budget is the same one; a clone would contend for its reference count with
+        // other threads.
         if !this_budget.is_same(&budget) {
             *this_budget = budget.into_owned();
         }
@@ -275,12 +279,13 @@ impl Meter {
 
     #[cold]
     fn leave_to_others(self: Arc<Self>) {
-        // Only taken out without charge: its reporter was allocated by the user, and is freed at the user's charge.
+        // Only taken out without charge: its reporter was allocated by the user, and is freed at
+        // the user's charge.
         drop(memory::aside(|| Arc::into_inner(self)));
     }
 
-    /// Drops everything that differs between works. Allocations of this crate are freed at nobody's charge, as they were
-    /// allocated; those of the user are charged.
+    /// Drops everything that differs between works. Allocations of this crate are freed at nobody's
+    /// charge, as they were allocated; those of the user are charged.
     #[inline]
     fn clear(&mut self) {
         let Self {
@@ -333,7 +338,8 @@ impl Meter {
         self.poison();
     }
 
-    /// Overwrites all numbers with implausible ones, so that any test notices one that `begin` does not set.
+    /// Overwrites all numbers with implausible ones, so that any test notices one that `begin` does
+    /// not set.
     #[cfg(debug_assertions)]
     fn poison(&mut self) {
         const POISON: u64 = 0xDEAD_DEAD_DEAD_DEAD;
@@ -414,8 +420,9 @@ impl Meter {
 
     /// Fixes which outer accounts are charged with this one, unless that is determined already.
     ///
-    /// A command that began under some accounts must end under the same ones, and no parent may become a child of its
-    /// own child. The driver reports the end of a command in another task, where its time may cut the work.
+    /// A command that began under some accounts must end under the same ones, and no parent may
+    /// become a child of its own child. The driver reports the end of a command in another task,
+    /// where its time may cut the work.
     #[cfg(feature = "mongodb")]
     pub(crate) fn settle(&self) {
         for meter in self.chain() {
@@ -445,7 +452,8 @@ impl Meter {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The tightest timeout for external calls of this name, regardless of the time that the work has left.
+    /// The tightest timeout for external calls of this name, regardless of the time that the work
+    /// has left.
     pub(crate) fn external_timeout(&self, name: Key) -> Option<Duration> {
         let tightest = self.chain().map(|meter| meter.limits().external_timeout(name)).min()?;
         (tightest != NONE).then(|| Duration::from_nanos(tightest))
@@ -466,7 +474,8 @@ impl Meter {
     fn reached(&self, resource: Resource, observed: u64, suspect: Suspect) -> Cut {
         let limit = self.limits().hard(resource);
         self.cross_hard(resource, observed, limit, suspect);
-        // If another limit was crossed before, that one is what ended the work; this crossing is still the error.
+        // If another limit was crossed before, that one is what ended the work; this crossing is
+        // still the error.
         let known = self.cut().filter(|cut| cut.violation().resource == resource);
         let make = || self.violation(resource, Severity::Hard, observed, limit, suspect);
         known.cloned().unwrap_or_else(|| Cut::new(make()))
@@ -484,8 +493,8 @@ impl Meter {
         self.flags.any(Flags::CUT | Flags::SHARED)
     }
 
-    /// The crossed hard limit that ends the work, asked while it waits. If there is none yet, the current task is woken
-    /// when another task of the work crosses one.
+    /// The crossed hard limit that ends the work, asked while it waits. If there is none yet, the
+    /// current task is woken when another task of the work crosses one.
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<&Cut> {
         if self.is_shared() {
             self.rare().waiter.set(cx);
@@ -548,14 +557,15 @@ impl Meter {
         self.refused.load(Relaxed)
     }
 
-    /// Whether more was refused than to work that ends at its first error, so that it seems to retry in a loop.
+    /// Whether more was refused than to work that ends at its first error, so that it seems to
+    /// retry in a loop.
     pub(crate) fn is_refused_often(&self) -> bool {
         const OFTEN: u32 = 16;
         self.rare.get().is_some_and(|rare| rare.refusals.load(Relaxed) > OFTEN)
     }
 
-    /// Checks the limits on the wall time for the last time when the headers of the response are known, if they end
-    /// there.
+    /// Checks the limits on the wall time for the last time when the headers of the response are
+    /// known, if they end there.
     #[cfg(feature = "http")]
     pub(crate) fn end_clock_at_headers(&self) {
         if self.limits().end_at_headers {
@@ -574,7 +584,8 @@ impl Meter {
         // Only the task that runs the work gets here, so there is no race between load and store.
         if !self.timeless.load(Relaxed) {
             self.timeless.store(true, Relaxed);
-            // The clock is read only if there is a limit, and compared as it is, without conversion.
+            // The clock is read only if there is a limit, and compared as it is, without
+            // conversion.
             let limit =
                 self.limits().lowest_wall_time.and_then(|lowest| self.started.checked_add(lowest));
             let is_above = limit.is_some_and(|limit| Instant::now() > limit);
@@ -661,7 +672,8 @@ impl Meter {
         self.flags.any(Flags::COMMANDS)
     }
 
-    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task when none is.
+    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task
+    /// when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         #[cfg(feature = "mongodb")]
         return self.commands().map_or(Poll::Ready(()), |commands| commands.poll_none_held(cx));
@@ -683,7 +695,8 @@ impl Meter {
         Duration::ZERO
     }
 
-    /// Bytes allocated less bytes freed, including frees of what others allocated; `None` if memory is not measured.
+    /// Bytes allocated less bytes freed, including frees of what others allocated; `None` if memory
+    /// is not measured.
     pub(crate) fn net_memory(&self) -> Option<i64> {
         let signed = |bytes: &AtomicU64| i64::try_from(bytes.load(Relaxed)).unwrap_or(i64::MAX);
         let net = signed(&self.live).saturating_sub(signed(&self.freed_of_others));

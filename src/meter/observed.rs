@@ -1,4 +1,5 @@
-//! Statements that are reported after they were executed, and charged once each, however many sources report them.
+//! Statements that are reported after they were executed, and charged once each, however many
+//! sources report them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,8 +38,8 @@ pub(crate) enum ReportedBy {
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     count: AtomicU64,
-    /// By the text without its white space, since sqlx 0.7 reformats the texts of its events. Work on metered
-    /// connections only never fills it, so a lock is cheap enough.
+    /// By the text without its white space, since sqlx 0.7 reformats the texts of its events. Work
+    /// on metered connections only never fills it, so a lock is cheap enough.
     reports: Mutex<HashMap<u64, Reports>>,
 }
 
@@ -66,7 +67,8 @@ enum Taken {
 }
 
 impl Observed {
-    /// The most texts that are distinguished. A callback about a further one always counts as a new statement.
+    /// The most texts that are distinguished. A callback about a further one always counts as a new
+    /// statement.
     const MOST: usize = 1024;
 
     pub(super) fn count(&self) -> u64 {
@@ -76,10 +78,10 @@ impl Observed {
     /// Notes a report, and counts its statement unless that is counted already.
     ///
     /// A statement on a plain pool may be reported by an event, by a callback, or by both in either
-    /// order; one on a metered connection was counted by it, and may be reported by a callback. So a
-    /// text was executed as often as events or callbacks report it, whichever is more, where callbacks
-    /// first account for what metered connections have counted. The callbacks of ORMs know no rows: an event that
-    /// comes after one, as those of SQLite's threads may, brings them.
+    /// order; one on a metered connection was counted by it, and may be reported by a callback. So
+    /// a text was executed as often as events or callbacks report it, whichever is more, where
+    /// callbacks first account for what metered connections have counted. The callbacks of ORMs
+    /// know no rows: an event that comes after one, as those of SQLite's threads may, brings them.
     fn take(
         &self,
         (key, words): (Key, Key),
@@ -144,10 +146,11 @@ impl Reports {
 }
 
 impl Meter {
-    /// Charges a statement that was executed, in this account and all outer ones, unless an account has counted it
-    /// already. Returns whether this one had not.
+    /// Charges a statement that was executed, in this account and all outer ones, unless an account
+    /// has counted it already. Returns whether this one had not.
     ///
-    /// The statement cannot be refused any more: if it crosses a hard limit, the work is cut when its poll ends.
+    /// The statement cannot be refused any more: if it crosses a hard limit, the work is cut when
+    /// its poll ends.
     pub(crate) fn observe(&self, statement: &Observation<'_>) -> bool {
         let words = memory::aside(|| Key::of_words(statement.text));
         let keys = (Key::of(statement.text), words);

@@ -95,8 +95,9 @@ impl Meter {
 
     /// Waits for drivers' threads that are about to report a statement.
     ///
-    /// Such a thread sends the result of a statement some microseconds before it emits the event. The wait is bounded,
-    /// since the thread may still execute a statement whose result was given up.
+    /// Such a thread sends the result of a statement some microseconds before it emits the event.
+    /// The wait is bounded, since the thread may still execute a statement whose result was given
+    /// up.
     #[expect(clippy::disallowed_types, reason = "a paused clock stands still while this waits")]
     pub(crate) fn wait_for_drivers(&self) {
         const PATIENCE: Duration = Duration::from_millis(2);

@@ -50,8 +50,8 @@ impl Pending {
 }
 
 impl Meter {
-    /// Counts a statement that begins now. Returns the number by which its end is to be reported, or `None` if a callback
-    /// has reported it already.
+    /// Counts a statement that begins now. Returns the number by which its end is to be reported,
+    /// or `None` if a callback has reported it already.
     pub(crate) fn begin_observed(&self, text: &str) -> Option<u64> {
         let reporter = ReportedBy::Event;
         let begun = Observation { text, time: Duration::ZERO, rows: 0, reporter };
@@ -69,7 +69,8 @@ impl Meter {
         self.record(Kind::Transaction, Some("BEGIN"))
     }
 
-    /// Notes that transaction control begins now. Returns the number by which its end is to be reported.
+    /// Notes that transaction control begins now. Returns the number by which its end is to be
+    /// reported.
     pub(crate) fn begin_observed_control(&self, recorded: Recorded) -> u64 {
         self.begin_pending(None, recorded)
     }
@@ -109,14 +110,16 @@ impl Meter {
         }
     }
 
-    /// Removes a statement whose end will not be reported. It is charged no time, since it is not known when it ended.
+    /// Removes a statement whose end will not be reported. It is charged no time, since it is not
+    /// known when it ended.
     pub(crate) fn give_up_observed(&self, id: u64) {
         if let Some(begun) = self.rare().pending.take(id) {
             self.charge_begun(begun, Duration::ZERO);
         }
     }
 
-    /// Charges the statements that the work waits for at the moment at which it is ended from outside.
+    /// Charges the statements that the work waits for at the moment at which it is ended from
+    /// outside.
     pub(super) fn charge_pending(&self) {
         let Some(rare) = self.rare.get() else { return };
         let all = mem::take(&mut rare.pending.lock().statements);

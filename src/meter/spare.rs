@@ -1,7 +1,7 @@
 //! Accounts of finished work, which each thread keeps for the work that it starts next.
 //!
-//! An account is larger than everything else that the layer keeps per request: allocating one took a fifth of the cost of
-//! a request.
+//! An account is larger than everything else that the layer keeps per request: allocating one took
+//! a fifth of the cost of a request.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ const MOST: usize = 16;
 thread_local! {
     /// How many accounts there are. `None` before the first one, and while the thread ends.
     ///
-    /// Not part of `ACCOUNTS`, since a thread-local without a destructor is read without a check whether it was destroyed.
+    /// Not part of `ACCOUNTS`, since a thread-local without a destructor is read without a check
+    /// whether it was destroyed.
     static COUNT: Cell<Option<usize>> = const { Cell::new(None) };
     static ACCOUNTS: Accounts = const { Accounts([const { Cell::new(None) }; MOST]) };
 }

@@ -15,9 +15,9 @@ pub(crate) use crate::key::{DatabaseId, Key};
 
 /// How often each text was counted, and how long it took.
 ///
-/// Grows by blocks. An entry that is taken is never moved or freed, so readers need no lock. Texts that find no free
-/// entry (beyond some hundred to some thousand) are in the [`Crowd`], which knows the most frequent ones and counts the
-/// rest together.
+/// Grows by blocks. An entry that is taken is never moved or freed, so readers need no lock. Texts
+/// that find no free entry (beyond some hundred to some thousand) are in the [`Crowd`], which knows
+/// the most frequent ones and counts the rest together.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Allocated with the first text: many works execute no statement.
@@ -31,7 +31,8 @@ struct Head {
     kept: AtomicUsize,
     /// Texts that have no entry.
     crowd: OnceLock<Box<Crowd>>,
-    /// Executions of texts that have an entry, on other databases than the first one that each was executed on.
+    /// Executions of texts that have an entry, on other databases than the first one that each was
+    /// executed on.
     elsewhere: OnceLock<Box<Table>>,
 }
 
@@ -42,7 +43,8 @@ pub(crate) enum By {
     /// The driver, for a metered connection or for itself.
     #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     MeteredDriver,
-    /// A metered pool or its driver, not at the request of the work: in a hook, or to describe a statement.
+    /// A metered pool or its driver, not at the request of the work: in a hook, or to describe a
+    /// statement.
     #[cfg_attr(not(feature = "sqlx"), expect(dead_code, reason = "there are no metered pools"))]
     Itself,
     /// It is not known who.
@@ -76,7 +78,8 @@ pub(crate) struct Entry {
     /// How often it was counted on others.
     elsewhere: AtomicU32,
     nanos: AtomicU64,
-    /// When the wait for the last execution began that is in flight, in nanoseconds after the start of the work.
+    /// When the wait for the last execution began that is in flight, in nanoseconds after the start
+    /// of the work.
     since: AtomicU64,
     /// How many executions are in flight.
     in_flight: AtomicU32,
@@ -114,8 +117,9 @@ impl Table {
 
     /// Resets all counts.
     ///
-    /// A few short texts keep their entries for the next work that executes them: nothing has to be allocated then, and
-    /// whether they write is known. A text that was not counted since is in no report.
+    /// A few short texts keep their entries for the next work that executes them: nothing has to be
+    /// allocated then, and whether they write is known. A text that was not counted since is in no
+    /// report.
     #[inline]
     pub(crate) fn clear(&mut self) {
         if self.head.get_mut().is_some() {
@@ -137,7 +141,8 @@ impl Table {
         }
     }
 
-    /// Counts one execution of this text. Returns how often it was counted on its database, or a lower bound.
+    /// Counts one execution of this text. Returns how often it was counted on its database, or a
+    /// lower bound.
     pub(crate) fn count(&self, key: Key, text: &str) -> u64 {
         self.take(key, text, u64::MAX).unwrap_or_default()
     }
@@ -199,10 +204,12 @@ impl Table {
         }
     }
 
-    /// Notes that a witness has reported an execution. Returns whether that is one more than was counted.
+    /// Notes that a witness has reported an execution. Returns whether that is one more than was
+    /// counted.
     ///
-    /// Metered connections count before they execute. So if an unmetered execution is reported before a metered one,
-    /// the report of the latter is the one too many, and the sum is right all the same.
+    /// Metered connections count before they execute. So if an unmetered execution is reported
+    /// before a metered one, the report of the latter is the one too many, and the sum is right all
+    /// the same.
     #[cfg(feature = "witness")]
     pub(crate) fn witness(&self, key: Key, text: &str, by: By) -> bool {
         let entry = match by {
@@ -253,8 +260,8 @@ impl Table {
         }
     }
 
-    /// Notes that the wait for one execution of a text begins. The text was counted before; `allocated` is how many bytes
-    /// the work has allocated so far.
+    /// Notes that the wait for one execution of a text begins. The text was counted before;
+    /// `allocated` is how many bytes the work has allocated so far.
     ///
     /// Does nothing for a text without an entry.
     pub(crate) fn begin_wait(&self, key: Key, now: u64, allocated: u64) {
@@ -311,7 +318,8 @@ impl Table {
         self.find(key).map(Entry::counted).or_else(|| self.in_crowd(key))
     }
 
-    /// The text that was counted most often of all executions; `None` if it may be one that is not distinguished.
+    /// The text that was counted most often of all executions; `None` if it may be one that is not
+    /// distinguished.
     pub(crate) fn most(&self, of_all: u64) -> Option<Counted<'_>> {
         let told = self.entries().map(Entry::count).sum::<u64>();
         let in_crowd = self.crowd().map_or(0, Crowd::total);
@@ -324,7 +332,8 @@ impl Table {
         (most.count > another).then_some(most)
     }
 
-    /// Every text that has an entry, then the repeated ones of those that have none, as they are at the first call.
+    /// Every text that has an entry, then the repeated ones of those that have none, as they are at
+    /// the first call.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         let crowd = self.crowd().into_iter().flat_map(|crowd| &*crowd.settled().entries);
         self.entries().chain(crowd)
@@ -394,7 +403,8 @@ impl Head {
 
     /// The entry of this key. Takes a free one if there is none.
     ///
-    /// All threads probe the same positions in the same order and an entry is never released, so no key gets two.
+    /// All threads probe the same positions in the same order and an entry is never released, so no
+    /// key gets two.
     fn entry(&self, key: Key) -> Option<&Entry> {
         let mut block = &self.first;
         let mut sizes = Table::SIZES[1..].iter();
@@ -505,7 +515,8 @@ impl Entry {
         self.count.load(Relaxed).saturating_add(elsewhere)
     }
 
-    /// Whether this is the first database that it was executed on. Makes it the first, if there was none.
+    /// Whether this is the first database that it was executed on. Makes it the first, if there was
+    /// none.
     fn is_first_on(&self, database: DatabaseId) -> bool {
         let first = self.database.load(Relaxed);
         let made = || self.database.compare_exchange(0, database.raw(), Relaxed, Relaxed);

@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 
 /// The task to be woken, if any.
 ///
-/// No code of others is called under the lock: dropping the last waker of a task drops the task, which may be part of
-/// this work and come back here.
+/// No code of others is called under the lock: dropping the last waker of a task drops the task,
+/// which may be part of this work and come back here.
 #[derive(Debug, Default)]
 pub(super) struct Waiter(Mutex<Option<Waker>>);
 

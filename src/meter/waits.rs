@@ -91,8 +91,8 @@ impl OtherWaits {
     }
 }
 
-/// For each wait it is noted how much the work allocates meanwhile. What it has allocated so far is what was charged to
-/// it, plus `pending`: what the current poll has allocated.
+/// For each wait it is noted how much the work allocates meanwhile. What it has allocated so far is
+/// what was charged to it, plus `pending`: what the current poll has allocated.
 impl Meter {
     /// Notes that the work waits for a statement that was counted.
     pub(crate) fn begin_statement_wait(&self, key: Key, since: Instant, pending: u64) {
@@ -141,7 +141,8 @@ impl Meter {
         self.other_waits.current.store(OtherWaits::code(what, self.offset(since)), Relaxed);
     }
 
-    /// Ends what was noted by [`begin_other_wait`](Self::begin_other_wait), unless another one has begun since.
+    /// Ends what was noted by [`begin_other_wait`](Self::begin_other_wait), unless another one has
+    /// begun since.
     #[cfg(any(feature = "diesel", feature = "sqlx"))]
     pub(crate) fn end_other_wait(&self, what: WaitFor, since: Instant) {
         let code = OtherWaits::code(what, self.offset(since));
@@ -149,7 +150,8 @@ impl Meter {
         let _ = self.other_waits.current.compare_exchange(code, 0, Relaxed, Relaxed);
     }
 
-    /// Charges a wait for a connection that has ended. `pool` is only called if it was the longest so far.
+    /// Charges a wait for a connection that has ended. `pool` is only called if it was the longest
+    /// so far.
     #[cfg(any(feature = "mongodb", feature = "sqlx"))]
     pub(crate) fn add_connection_wait(&self, time: Duration, pool: impl FnOnce() -> PoolId) {
         let waited = nanos(time);
@@ -160,8 +162,9 @@ impl Meter {
         self.add(Resource::ConnectionWait, waited, Suspect::Connection);
     }
 
-    /// Notes that the body has returned a frame and the server has yet to poll it for the next, until
-    /// [`end_unasked`](Self::end_unasked). The clock is read only if the wall time is limited.
+    /// Notes that the body has returned a frame and the server has yet to poll it for the next,
+    /// until [`end_unasked`](Self::end_unasked). The clock is read only if the wall time is
+    /// limited.
     #[cfg(feature = "http")]
     pub(crate) fn begin_unasked(&self) {
         if self.has_wall_time_limit() {

@@ -30,7 +30,8 @@ pub(crate) fn note_unattributed() {
     note_task();
 }
 
-/// Counts a statement for which no unit of work is running, and nothing else: its task may be one of the driver.
+/// Counts a statement for which no unit of work is running, and nothing else: its task may be one
+/// of the driver.
 pub(crate) fn count_unattributed() {
     UNATTRIBUTED.fetch_add(1, Relaxed);
 }
@@ -56,11 +57,12 @@ impl Strangers {
         Self { newest: NEWEST_TASK.load(Relaxed) }
     }
 
-    /// Checks, when a unit of work that has executed no statement ends in its task, whether one that it has
-    /// spawned may have executed them instead; says so, once a name.
+    /// Checks, when a unit of work that has executed no statement ends in its task, whether one
+    /// that it has spawned may have executed them instead; says so, once a name.
     ///
-    /// tokio does not reveal who spawned a task, but it numbers all tasks in the order in which they are spawned. One
-    /// that is newer than all of others, and than the task of the work, may be the work's own.
+    /// tokio does not reveal who spawned a task, but it numbers all tasks in the order in which
+    /// they are spawned. One that is newer than all of others, and than the task of the work, may
+    /// be the work's own.
     #[inline]
     pub(crate) fn check(self, limits: &Limits, name: &Name) {
         if NEWEST_TASK.load(Relaxed) > self.newest {
@@ -90,9 +92,10 @@ fn say(names: &str, work: &Name) {
         Level::WARN,
         { RESOURCE } = names,
         { WORK } = %work,
-        "a budget limits {names}, but the work executed no statement itself, while a task that was spawned \
-         meanwhile executed some in no unit of work: if they are part of it, these limits never see them; carry the \
-         task along, `request_budget::task::spawn` or `.in_current_budget()`",
+        "a budget limits {names}, but the work executed no statement itself, while a task that was \
+         spawned meanwhile executed some in no unit of work: if they are part of it, these limits \
+         never see them; carry the task along, `request_budget::task::spawn` or \
+         `.in_current_budget()`",
     );
 }
 

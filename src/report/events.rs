@@ -57,7 +57,8 @@ pub(super) fn violation(meter: &Meter, violation: &Violation, left_out: u64) {
 }
 
 pub(super) fn usage(meter: &Meter, outcome: Outcome) {
-    // Checked first: to compute the usage costs more than everything else that is done for the account of a request.
+    // Checked first: to compute the usage costs more than everything else that is done for the
+    // account of a request.
     if !tracing::enabled!(target: USAGE, Level::DEBUG) {
         return;
     }
@@ -103,11 +104,11 @@ pub(super) fn usage(meter: &Meter, outcome: Outcome) {
     });
 }
 
-/// Runs inside the span in which the work began: a server drops a body outside every span, or inside
-/// one of the connection.
+/// Runs inside the span in which the work began: a server drops a body outside every span, or
+/// inside one of the connection.
 ///
-/// Where that span is entered already, deeper ones stay the current ones: a registry takes no notice of
-/// a span that is entered twice.
+/// Where that span is entered already, deeper ones stay the current ones: a registry takes no
+/// notice of a span that is entered twice.
 fn inside_span(meter: &Meter, event: impl FnOnce()) {
     meter.span().in_scope(event);
 }

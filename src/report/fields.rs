@@ -1,8 +1,8 @@
 //! The targets and field names of every event, for filters and dashboards.
 //!
-//! Names and texts in them are on one line: control characters, line breaks and marks that change the
-//! direction of a text are written as in a Rust literal (`\n`, `\u{1b}`). In statements, a line break and the
-//! white space around it are one space.
+//! Names and texts in them are on one line: control characters, line breaks and marks that change
+//! the direction of a text are written as in a Rust literal (`\n`, `\u{1b}`). In statements, a line
+//! break and the white space around it are one space.
 
 /// Target of the one event per violation: WARN for a soft limit, ERROR for a hard one.
 pub const VIOLATION: &str = "request_budget::violation";
@@ -26,7 +26,8 @@ pub const OBSERVED: &str = "observed";
 pub const UNIT: &str = "unit";
 /// The name of the unit of work.
 pub const WORK: &str = "work";
-/// The [attributes](crate::report::Attributes) of the unit of work, as they print; absent without any.
+/// The [attributes](crate::report::Attributes) of the unit of work, as they print; absent without
+/// any.
 pub const ATTRIBUTES: &str = "attributes";
 /// The name of the unit of work in which this one was begun; absent where there was none.
 pub const BEGUN_BY: &str = "begun_by";
@@ -38,12 +39,15 @@ pub const STATEMENT: &str = "statement";
 pub const EXTERNAL: &str = "external";
 /// How often that statement was executed, or that system called.
 pub const TIMES: &str = "times";
-/// The [name](crate::Cause::name) of what caused the crossing, where that is neither a [`STATEMENT`] nor an
-/// [`EXTERNAL`] call: "connection", "transaction", "slow_client" or "own_code".
+/// The [name](crate::Cause::name) of what caused the crossing, where that is neither a
+/// [`STATEMENT`] nor an [`EXTERNAL`] call: "connection", "transaction", "slow_client" or
+/// "own_code".
 pub const CAUSE: &str = "cause";
-/// The pool for whose connections was waited: its name, or where it connects to; absent where that is not known.
+/// The pool for whose connections was waited: its name, or where it connects to; absent where that
+/// is not known.
 pub const POOL: &str = "pool";
-/// Where a time or memory was crossed: how long what was in flight had been waited for; microseconds.
+/// Where a time or memory was crossed: how long what was in flight had been waited for;
+/// microseconds.
 pub const WAITING: &str = "waiting_us";
 /// When the work began; microseconds since the beginning of 1970, UTC.
 pub const START: &str = "start_unix_us";
@@ -51,9 +55,9 @@ pub const START: &str = "start_unix_us";
 pub const GROWN: &str = "grown";
 /// How many runs that were.
 pub const RUNS: &str = "runs";
-/// How many violations of the same work, resource and severity were left out since the last event that said
-/// one; absent if none was. In events of [`HEALTH`], how many of what the event is about. See
-/// [`limit_events`](super::limit_events).
+/// How many violations of the same work, resource and severity were left out since the last event
+/// that said one; absent if none was. In events of [`HEALTH`], how many of what the event is about.
+/// See [`limit_events`](super::limit_events).
 pub const LEFT_OUT: &str = "left_out";
 /// How the work ended: "ok", "error", "cut", "panicked" or "cancelled".
 pub const OUTCOME: &str = "outcome";
@@ -87,8 +91,9 @@ pub const REPEATED_CACHE_CALLS: &str = "repeated_cache_calls";
 pub const CACHE_TIME: &str = "cache_time_us";
 /// See [`Usage::memory`](crate::Usage::memory); bytes, absent where it is not measured.
 pub const MEMORY: &str = "memory";
-/// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured. In a violation
-/// of memory, how much of it was allocated in what [caused](crate::Cause::allocated) the crossing.
+/// See [`Usage::allocated`](crate::Usage::allocated); bytes, absent where it is not measured. In a
+/// violation of memory, how much of it was allocated in what [caused](crate::Cause::allocated) the
+/// crossing.
 pub const ALLOCATED: &str = "allocated";
 /// See [`Usage::retained`](crate::Usage::retained); bytes, absent where it is not measured.
 pub const RETAINED: &str = "retained";
@@ -100,9 +105,11 @@ pub const EXTERNAL_TIME: &str = "external_time_us";
 pub const TOTAL_TIME: &str = "total_time_us";
 /// See [`Usage::queue_time`](crate::Usage::queue_time); microseconds, absent where it is not known.
 pub const QUEUE_TIME: &str = "queue_time_us";
-/// See [`Usage::poll_time`](crate::Usage::poll_time); microseconds, absent where polls are not timed.
+/// See [`Usage::poll_time`](crate::Usage::poll_time); microseconds, absent where polls are not
+/// timed.
 pub const POLL_TIME: &str = "poll_time_us";
-/// See [`Usage::busy_time`](crate::Usage::busy_time); microseconds, absent where polls are not timed.
+/// See [`Usage::busy_time`](crate::Usage::busy_time); microseconds, absent where polls are not
+/// timed.
 pub const BUSY_TIME: &str = "busy_time_us";
 /// See [`Usage::response_bytes`](crate::Usage::response_bytes).
 pub const RESPONSE_BYTES: &str = "response_bytes";

@@ -13,45 +13,50 @@ use super::{Report, Reporter};
 use crate::memory;
 use crate::violation::Violation;
 
-/// Emits an event when the retained memory of a kind of work climbs run after run: a leak, or an unbounded cache.
+/// Emits an event when the retained memory of a kind of work climbs run after run: a leak, or an
+/// unbounded cache.
 ///
-/// It is a [`Reporter`] that sums up, for each name of work, what its runs retain. Clones share their sums: give
-/// one to everything that is to be watched, as a pair with another reporter if there is one. It needs the
-/// [`CountingAllocator`](crate::alloc::CountingAllocator) and stays silent without it.
+/// It is a [`Reporter`] that sums up, for each name of work, what its runs retain. Clones share
+/// their sums: give one to everything that is to be watched, as a pair with another reporter if
+/// there is one. It needs the [`CountingAllocator`](crate::alloc::CountingAllocator) and stays
+/// silent without it.
 ///
 /// # The rule
 ///
-/// The first [ten](Self::warm_up) runs of a name are ignored, because they fill caches and pools. From then
-/// on each run adds what it allocated and did not free. A run that frees more than it allocates subtracts the
-/// difference, and when nothing is left the sum starts anew. Once the sum, less the largest single
-/// addition, is above [8 MiB](Self::bytes), one event is emitted (WARN, target
-/// [`GROWTH`](super::fields::GROWTH)), and another each time the sum has doubled, so that a leak of any size is
-/// reported a few times and not with each run.
+/// The first [ten](Self::warm_up) runs of a name are ignored, because they fill caches and pools.
+/// From then on each run adds what it allocated and did not free. A run that frees more than it
+/// allocates subtracts the difference, and when nothing is left the sum starts anew. Once the sum,
+/// less the largest single addition, is above [8 MiB](Self::bytes), one event is emitted (WARN,
+/// target [`GROWTH`](super::fields::GROWTH)), and another each time the sum has doubled, so that a
+/// leak of any size is reported a few times and not with each run.
 ///
-/// MongoDB's driver allocates sessions, cursors and cluster times in the work and frees them in tasks of its own:
-/// about 2 KB for each command, which [`retained`](crate::Usage::retained) contains. That is no leak. The sum of
-/// work that runs MongoDB commands is therefore bounded by the memory that the threads involved hold more than
-/// before: those on which watched runs end, and on which connections to MongoDB are checked out and in.
+/// MongoDB's driver allocates sessions, cursors and cluster times in the work and frees them in
+/// tasks of its own: about 2 KB for each command, which [`retained`](crate::Usage::retained)
+/// contains. That is no leak. The sum of work that runs MongoDB commands is therefore bounded by
+/// the memory that the threads involved hold more than before: those on which watched runs end, and
+/// on which connections to MongoDB are checked out and in.
 ///
 /// # What it can see, and what not
 ///
-/// * Found: a job that pushes into a static list, or that adds an entry to a map in each run and never removes it,
-///   even if only one run in a hundred does.
-/// * Not found: a job that in each run also frees as much as it leaks of what **others** allocated, such as rows
-///   from the worker thread of sqlx's SQLite driver, or arguments that the job runner created.
-/// * Not found: a response body that the server has taken, and what threads and tasks allocate that were spawned
-///   without `in_current_budget`.
-/// * Found late: a leak in work with MongoDB commands, while the threads also free memory that other threads have
-///   allocated. It is found once they hold [so many bytes](Self::bytes) less than before.
-/// * Reported although nothing leaks: a cache that takes more runs to fill than are ignored, up to its size; and
-///   memory that is freed outside of the work, as by the receiver of a channel, or by the runtime when it frees a
-///   task that nobody awaits, which cannot be distinguished from memory that is never freed. Raise the bounds for such work,
-///   or do not watch it.
+/// * Found: a job that pushes into a static list, or that adds an entry to a map in each run and
+///   never removes it, even if only one run in a hundred does.
+/// * Not found: a job that in each run also frees as much as it leaks of what **others** allocated,
+///   such as rows from the worker thread of sqlx's SQLite driver, or arguments that the job runner
+///   created.
+/// * Not found: a response body that the server has taken, and what threads and tasks allocate that
+///   were spawned without `in_current_budget`.
+/// * Found late: a leak in work with MongoDB commands, while the threads also free memory that
+///   other threads have allocated. It is found once they hold [so many bytes](Self::bytes) less
+///   than before.
+/// * Reported although nothing leaks: a cache that takes more runs to fill than are ignored, up to
+///   its size; and memory that is freed outside of the work, as by the receiver of a channel, or by
+///   the runtime when it frees a task that nobody awaits, which cannot be distinguished from memory
+///   that is never freed. Raise the bounds for such work, or do not watch it.
 ///
 /// # Performance
 ///
-/// At the end of each run: one lock and one look-up in a map of at most 256 names. Nothing while the work
-/// runs. Further names are not watched, which one event reports.
+/// At the end of each run: one lock and one look-up in a map of at most 256 names. Nothing while
+/// the work runs. Further names are not watched, which one event reports.
 ///
 /// # Examples
 ///
@@ -106,7 +111,8 @@ struct Kind {
     largest: u64,
     /// The sum of the last event, which has to double before the next one.
     reported: u64,
-    /// Whether any run has run MongoDB commands, a part of whose memory the driver frees in tasks of its own.
+    /// Whether any run has run MongoDB commands, a part of whose memory the driver frees in tasks
+    /// of its own.
     runs_commands: bool,
     /// How many bytes all threads held when the sum was last zero.
     held_before: Option<i64>,
@@ -216,7 +222,8 @@ impl Reporter for Growth {
 }
 
 impl Kind {
-    /// Adds what a run has retained; returns the sum and the number of runs if they are to be reported.
+    /// Adds what a run has retained; returns the sum and the number of runs if they are to be
+    /// reported.
     fn add(&mut self, run: Run, warm_up: u64, bound: u64) -> Option<(u64, u64)> {
         let Run { net, held, runs_commands } = run;
         self.runs_commands |= runs_commands;
@@ -239,8 +246,8 @@ impl Kind {
             true => bounded_by_growth(self.sum, held.wrapping_sub(before), bound),
             false => self.sum,
         };
-        // A single run that retains much is no climb, and when a list grows, its last doubling is as large as
-        // everything before.
+        // A single run that retains much is no climb, and when a list grows, its last doubling is
+        // as large as everything before.
         let steps = retained.saturating_sub(self.largest);
         if steps <= bound.max(self.reported.saturating_mul(2)) {
             return None;
@@ -250,7 +257,8 @@ impl Kind {
     }
 }
 
-/// How much of the sum is still allocated, judged by how many bytes the threads hold more than before.
+/// How much of the sum is still allocated, judged by how many bytes the threads hold more than
+/// before.
 fn bounded_by_growth(sum: u64, growth: i64, bound: u64) -> u64 {
     let is_all_of_it = growth >= (sum / 4).saturating_mul(3).cast_signed();
     // The threads have freed much that others allocated, so their growth shows nothing.
@@ -297,7 +305,8 @@ mod tests {
     #[test]
     fn what_is_freed_elsewhere_is_not_reported_and_a_leak_beside_it_is() {
         assert!(reported_where(0, 1_000, [100; 10_000]).is_empty());
-        // Ten bytes of each run stay allocated; the largest addition of a single run does not count.
+        // Ten bytes of each run stay allocated; the largest addition of a single run does not
+        // count.
         assert_eq!(reported_where(10, 1_000, [100; 300]).first(), Some(&113));
         // The threads free what others have allocated, so that their growth shows nothing.
         assert_eq!(reported_where(-200, 1_000, [100; 60]).first(), Some(&14));

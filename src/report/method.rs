@@ -7,8 +7,9 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// A method that a client has called, by its path: "/pkg.Service/Method".
 ///
-/// A client can call methods that do not exist. So a table has entries for a bounded number of methods that are known
-/// to exist, and for a few that are not known yet. All others are named `_other`.
+/// A client can call methods that do not exist. So a table has entries for a bounded number of
+/// methods that are known to exist, and for a few that are not known yet. All others are named
+/// `_other`.
 #[derive(Debug)]
 pub(crate) struct Method {
     path: Box<str>,

@@ -1,11 +1,10 @@
 //! Where violations and usage go: `tracing` events, and a [`Reporter`] of the user's own.
 //!
-//! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN for a
-//! soft limit and at ERROR for a hard one, inside the span of the work; at most so many a second of one kind,
-//! see [`limit_events`]. At the end of each unit of
-//! work there is one event with the target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as
-//! data. Two of them go together as a pair; [`Growth`] is one that tells of memory that climbs run after
-//! run.
+//! Every violation leaves as one `tracing` event with the target [`fields::VIOLATION`], at WARN for
+//! a soft limit and at ERROR for a hard one, inside the span of the work; at most so many a second
+//! of one kind, see [`limit_events`]. At the end of each unit of work there is one event with the
+//! target [`fields::USAGE`], at DEBUG. A [`Reporter`] gets both as data. Two of them go together as
+//! a pair; [`Growth`] is one that tells of memory that climbs run after run.
 //!
 //! # Examples
 //!
@@ -75,8 +74,8 @@ pub use rate::limit_events;
 ///
 /// # Panics
 ///
-/// A reporter should not panic. If it does, the panic is caught and reported by a `tracing` event, and the
-/// work continues.
+/// A reporter should not panic. If it does, the panic is caught and reported by a `tracing` event,
+/// and the work continues.
 pub trait Reporter: Send + Sync + 'static {
     /// A limit was crossed.
     fn violation(&self, violation: &Violation);
@@ -203,7 +202,8 @@ impl<'a> Report<'a> {
         self.meter.usage(Delta::default())
     }
 
-    /// Bytes allocated less bytes freed, where that is measured: below zero where others' were freed.
+    /// Bytes allocated less bytes freed, where that is measured: below zero where others' were
+    /// freed.
     pub(crate) fn net_memory(&self) -> Option<i64> {
         self.meter.net_memory()
     }

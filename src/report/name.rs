@@ -10,11 +10,11 @@ use crate::escape::Escaped;
 
 /// The name of a unit of work, under which its usage and violations are reported.
 ///
-/// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a kind
-/// of job, never its id.
+/// Names end up as metric labels and log fields, so keep them few: a route, never a raw path; a
+/// kind of job, never its id.
 ///
-/// Its `Display`, which violations, events and files use, is one line: control characters, line breaks and
-/// marks that change the direction of a text are escaped as in a Rust literal.
+/// Its `Display`, which violations, events and files use, is one line: control characters, line
+/// breaks and marks that change the direction of a text are escaped as in a Rust literal.
 ///
 /// # Examples
 ///
@@ -41,7 +41,8 @@ enum Repr {
     Method(Arc<Method>),
 }
 
-/// An HTTP method in one byte, because each request stores one; methods that HTTP does not define share a value.
+/// An HTTP method in one byte, because each request stores one; methods that HTTP does not define
+/// share a value.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy)]
 pub(crate) struct Verb(u8);

@@ -13,27 +13,28 @@ use crate::resource::Resource;
 use crate::time::Instant;
 use crate::violation::Severity;
 
-/// Limits how many violation events are emitted in a second, for each name of work, resource and severity.
-/// The limit holds for the whole process and is 10 unless set.
+/// Limits how many violation events are emitted in a second, for each name of work, resource and
+/// severity. The limit holds for the whole process and is 10 unless set.
 ///
-/// A service in trouble violates its budgets thousands of times a second, and would drown in its own log.
-/// Events beyond the limit are dropped and counted: the next event of the same kind has their number in its field
-/// [`left_out`](super::fields::LEFT_OUT). A [`Reporter`](super::Reporter) still receives every violation, and
-/// every [`Report`](super::Report) and usage event counts it.
+/// A service in trouble violates its budgets thousands of times a second, and would drown in its
+/// own log. Events beyond the limit are dropped and counted: the next event of the same kind has
+/// their number in its field [`left_out`](super::fields::LEFT_OUT). A [`Reporter`](super::Reporter)
+/// still receives every violation, and every [`Report`](super::Report) and usage event counts it.
 ///
 /// With `u32::MAX` all events are emitted, and with 0 none.
 ///
-/// It belongs to the log, which all work of the process shares, and not to a budget or a layer. It can be called
-/// at any time, the last call counts from then on, and nothing but the number of events depends on it: not
-/// what is counted, cut, or given to reporters.
+/// It belongs to the log, which all work of the process shares, and not to a budget or a layer. It
+/// can be called at any time, the last call counts from then on, and nothing but the number of
+/// events depends on it: not what is counted, cut, or given to reporters.
 ///
 /// # Names without bound
 ///
-/// About a thousand kinds of violation have a rate of their own at a time, and another thousand whose work has a
-/// name that was created at run time, a `String`. So names that are unbounded, such as one per job or path, never
-/// displace a route or a name that is part of the program, nor a `String` that occurs repeatedly.
-/// The first violations of all others share one rate. Once a minute, one event reports how many of these were
-/// dropped, at WARN with the target [`HEALTH`](super::fields::HEALTH).
+/// About a thousand kinds of violation have a rate of their own at a time, and another thousand
+/// whose work has a name that was created at run time, a `String`. So names that are unbounded,
+/// such as one per job or path, never displace a route or a name that is part of the program, nor a
+/// `String` that occurs repeatedly. The first violations of all others share one rate. Once a
+/// minute, one event reports how many of these were dropped, at WARN with the target
+/// [`HEALTH`](super::fields::HEALTH).
 ///
 /// # Examples
 ///
@@ -51,8 +52,8 @@ static FIXED: Rates = Rates::new();
 /// The rates of work whose name was created at run time; there may be one for each job or path.
 static MADE: Rates = Rates::new();
 
-/// Decides whether a violation may be emitted now; returns how many of its kind were dropped since the last event,
-/// or `None` if it is dropped.
+/// Decides whether a violation may be emitted now; returns how many of its kind were dropped since
+/// the last event, or `None` if it is dropped.
 pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Option<u64> {
     let mut hash = TextHash::new();
     // Writing into a hasher cannot fail.
@@ -71,7 +72,8 @@ pub(super) fn admit(name: &Name, resource: Resource, severity: Severity) -> Opti
     }
 }
 
-/// The current second by the runtime's clock; only used to check whether two violations fall into the same second.
+/// The current second by the runtime's clock; only used to check whether two violations fall into
+/// the same second.
 pub(super) fn second() -> u32 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
@@ -86,9 +88,10 @@ pub(super) fn second() -> u32 {
 
 /// One rate for each kind of violation, in a table of fixed size.
 ///
-/// A kind takes a free entry in its window of the table, or one that was not used for long. If there is none, the
-/// kind is a stranger, and strangers share one rate. A stranger that occurs again takes the entry of a kind that
-/// has occurred only once. So kinds that occur once never displace kinds that occur repeatedly.
+/// A kind takes a free entry in its window of the table, or one that was not used for long. If
+/// there is none, the kind is a stranger, and strangers share one rate. A stranger that occurs
+/// again takes the entry of a kind that has occurred only once. So kinds that occur once never
+/// displace kinds that occur repeatedly.
 struct Rates {
     places: [Rate; Self::PLACES],
     strangers: Rate,
@@ -162,7 +165,8 @@ impl Rates {
         }
         let comes_again = self.note_seen(kind);
         let yields = |place: &&Rate| place.yields(second, comes_again);
-        // In a flood of new names there is hardly ever a free entry, so no thread waits for the lock only to learn that.
+        // In a flood of new names there is hardly ever a free entry, so no thread waits for the
+        // lock only to learn that.
         self.window(kind).find(yields)?;
         // No access panics midway, so a poisoned lock does not matter.
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +176,8 @@ impl Rates {
         let place = self.window(kind).filter(yields).max_by_key(|place| place.age(second))?;
         let left_out = place.left_out.swap(0, Relaxed);
         self.strangers.left_out.fetch_add(left_out, Relaxed);
-        // A thread that still counts here for the previous kind makes the number wrong by a few, once.
+        // A thread that still counts here for the previous kind makes the number wrong by a few,
+        // once.
         place.emitted.store(u64::from(second) << 32, Relaxed);
         place.comes_again.store(comes_again, Relaxed);
         let before = place.kind.swap(kind, Relaxed);
@@ -210,8 +215,8 @@ impl Rates {
                 target: HEALTH,
                 tracing::Level::WARN,
                 { LEFT_OUT } = left_out,
-                "more names of work violate their budgets than are told apart, so violations of some \
-                 are left out: name work by its kind or its route, not by a path or an id",
+                "more names of work violate their budgets than are told apart, so violations of \
+                 some are left out: name work by its kind or its route, not by a path or an id",
             );
         }
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::fields::{HEALTH, LEFT_OUT};
 use super::rate::second;
 
-/// Runs user code that chooses something for a unit of work; if it panics, the panic is caught and the given
-/// fallback is used.
+/// Runs user code that chooses something for a unit of work; if it panics, the panic is caught and
+/// the given fallback is used.
 ///
 /// An event reports the panic, at most once a minute, because it may occur with each request.
 pub(crate) fn caught<T>(what: &str, choose: impl FnOnce() -> T, instead: impl FnOnce() -> T) -> T {
@@ -46,8 +46,8 @@ impl Seldom {
         Self { last: AtomicU64::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// Decides whether the event may be emitted now; returns how many were dropped since the last one, or `None`
-    /// if it is dropped.
+    /// Decides whether the event may be emitted now; returns how many were dropped since the last
+    /// one, or `None` if it is dropped.
     pub(crate) fn admit(&self) -> Option<u64> {
         self.admit_at(second().into())
     }

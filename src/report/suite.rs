@@ -1,7 +1,8 @@
 //! Records what the units of work of a test suite use, for the ratchet of `testing`.
 //!
-//! It is off unless an environment variable names a folder. Each process appends to a file of its own, and adds an
-//! entry only when a name uses more than before, because tests run in many processes at once and may crash.
+//! It is off unless an environment variable names a folder. Each process appends to a file of its
+//! own, and adds an entry only when a name uses more than before, because tests run in many
+//! processes at once and may crash.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

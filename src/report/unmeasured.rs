@@ -39,7 +39,8 @@ pub(crate) fn has_cache() -> bool {
 
 /// Notes that this process has something that counts statements.
 pub(crate) fn statements_are_metered() {
-    // Read first, because a store would invalidate the cache line of every other thread that reads it.
+    // Read first, because a store would invalidate the cache line of every other thread that reads
+    // it.
     if !STATEMENTS_ARE_METERED.load(Relaxed) {
         STATEMENTS_ARE_METERED.store(true, Relaxed);
     }
@@ -53,7 +54,8 @@ pub(crate) fn is_metered() -> bool {
 
 /// Checks, when a unit of work ends, whether every resource that its budget limits is measured.
 ///
-/// It does so at the end and not at the start, because the first request may create the pool that it needs.
+/// It does so at the end and not at the start, because the first request may create the pool that
+/// it needs.
 #[inline]
 pub(crate) fn check(limits: &Limits) {
     if !IS_SETTLED.load(Relaxed) || are_commands_only_counted() {
@@ -78,8 +80,8 @@ fn look(limits: &Limits) {
     let mut is_settled = true;
     if !STATEMENTS_ARE_METERED.load(Relaxed) {
         static SAID: AtomicBool = AtomicBool::new(false);
-        const WHY: &str = "no metered pool or client exists in this process: these limits can never \
-                           be crossed, whatever the work uses";
+        const WHY: &str = "no metered pool or client exists in this process: these limits can \
+                           never be crossed, whatever the work uses";
         is_settled &= say(&SAID, limits, &STATEMENTS, WHY);
     }
     #[cfg(feature = "mongodb")]
@@ -91,14 +93,14 @@ fn look(limits: &Limits) {
     }
     if !CACHES_ARE_METERED.load(Relaxed) {
         static SAID: AtomicBool = AtomicBool::new(false);
-        const WHY: &str = "no metered connection to a cache exists in this process: these limits can never \
-                           be crossed, whatever the work uses";
+        const WHY: &str = "no metered connection to a cache exists in this process: these limits \
+                           can never be crossed, whatever the work uses";
         say(&SAID, limits, &CACHES, WHY);
     }
     if !memory::is_measured() {
         static SAID: AtomicBool = AtomicBool::new(false);
-        const WHY: &str = "the counting allocator is not installed in this process: these limits can \
-                           never be crossed, whatever the work uses";
+        const WHY: &str = "the counting allocator is not installed in this process: these limits \
+                           can never be crossed, whatever the work uses";
         is_settled &= say(&SAID, limits, &MEMORY, WHY);
     }
     if is_settled {
@@ -140,7 +142,8 @@ const RESPONSES: [Resource; 2] = [Resource::ResponseBytes, Resource::BodyIdle];
 pub(crate) const MEMORY: [Resource; 3] =
     [Resource::Memory, Resource::Allocated, Resource::Retained];
 
-/// Emits the warning once, if any of these resources is limited; returns whether it has been emitted.
+/// Emits the warning once, if any of these resources is limited; returns whether it has been
+/// emitted.
 fn say(said: &AtomicBool, limits: &Limits, resources: &[Resource], why: &str) -> bool {
     let named = || resources.iter().filter(|resource| limits.names(**resource));
     if said.load(Relaxed) {

@@ -1,4 +1,5 @@
-//! A future, or a closure, that is charged to the unit of work in which it was made, wherever it runs.
+//! A future, or a closure, that is charged to the unit of work in which it was made, wherever it
+//! runs.
 
 use std::cell::Cell;
 use std::fmt;
@@ -14,19 +15,20 @@ use crate::meter::Meter;
 use crate::meter::recording::Carry;
 
 thread_local! {
-    /// The account that the carried future is charged to which this thread is polling now. Null if there is none,
-    /// or if the future is polled by its own work, which charges it anyway.
+    /// The account that the carried future is charged to which this thread is polling now. Null if
+    /// there is none, or if the future is polled by its own work, which charges it anyway.
     static CARRIED: Cell<*const Meter> = const { Cell::new(ptr::null()) };
 }
 
-/// Whether the code that runs on this thread is charged to this account but is not part of the future of its
-/// work: it runs in a task that was spawned by that work.
+/// Whether the code that runs on this thread is charged to this account but is not part of the
+/// future of its work: it runs in a task that was spawned by that work.
 #[cfg(feature = "mongodb")]
 pub(crate) fn is_carried(meter: &Meter) -> bool {
     ptr::eq(CARRIED.get(), meter)
 }
 
-/// Guard: the scope of the work that a carried future or closure is charged to, entered on this thread.
+/// Guard: the scope of the work that a carried future or closure is charged to, entered on this
+/// thread.
 struct EnteredCarried<'a> {
     _entered: Entered<'a>,
     before: *const Meter,

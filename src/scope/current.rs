@@ -14,14 +14,17 @@ use crate::time::Instant;
 use crate::usage::Usage;
 
 thread_local! {
-    static HERE: Here = const { Here { meter: Cell::new(ManuallyDrop::new(None)), start: Cell::new(Sample::new()) } };
+    static HERE: Here = const {
+        Here { meter: Cell::new(ManuallyDrop::new(None)), start: Cell::new(Sample::new()) }
+    };
 }
 
 struct Here {
     /// The innermost unit of work; it knows the outer ones that it runs inside.
     ///
-    /// Every guard that enters a scope also leaves it, so nothing is left to be dropped when the thread ends. That
-    /// allows `ManuallyDrop`: a thread-local without a destructor is read without a check whether it was destroyed.
+    /// Every guard that enters a scope also leaves it, so nothing is left to be dropped when the
+    /// thread ends. That allows `ManuallyDrop`: a thread-local without a destructor is read without
+    /// a check whether it was destroyed.
     meter: Cell<ManuallyDrop<Option<Arc<Meter>>>>,
     /// The allocator's counters when the running poll began, or when memory was last charged.
     start: Cell<Sample>,
@@ -33,8 +36,8 @@ impl Here {
         ManuallyDrop::into_inner(self.meter.replace(ManuallyDrop::new(meter)))
     }
 
-    /// Passes the innermost unit of work to `at`. The slot is empty meanwhile, so `at` must neither panic nor call
-    /// this function again.
+    /// Passes the innermost unit of work to `at`. The slot is empty meanwhile, so `at` must neither
+    /// panic nor call this function again.
     #[inline]
     fn look<T>(&self, at: impl FnOnce(&Option<Arc<Meter>>) -> T) -> T {
         let meter = self.replace(None);
@@ -70,13 +73,15 @@ pub(crate) fn usage() -> Option<Usage> {
     Some(meter.usage(pending()))
 }
 
-/// The error of a hard limit that ends the running work, including what the current poll has used so far.
+/// The error of a hard limit that ends the running work, including what the current poll has used
+/// so far.
 pub(crate) fn checkpoint() -> Result<(), Cut> {
     let Some(meter) = current() else { return Ok(()) };
     meter.checkpoint(pending())
 }
 
-/// Whether so many operations were refused to the running work that it seems to retry without ever being cut.
+/// Whether so many operations were refused to the running work that it seems to retry without ever
+/// being cut.
 pub(crate) fn is_refused_often() -> bool {
     current().is_some_and(|meter| meter.chain().any(|meter| meter.is_refused_often()))
 }
@@ -112,17 +117,21 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// The state of one entry into a scope: how it was entered, and what has to be restored when it is left.
+/// The state of one entry into a scope: how it was entered, and what has to be restored when it is
+/// left.
 ///
-/// Entering swaps the handle of the work from its slot into the thread-local, and the handle of the work that ran
-/// before into the slot; leaving swaps them back. So neither costs a reference count. `enter` and `leave` change the
-/// value in place, because copying it took 20 instructions of each poll.
+/// Entering swaps the handle of the work from its slot into the thread-local, and the handle of the
+/// work that ran before into the slot; leaving swaps them back. So neither costs a reference count.
+/// `enter` and `leave` change the value in place, because copying it took 20 instructions of each
+/// poll.
 pub(super) enum Entry {
-    /// Not entered: the slot was empty, the same work was running already, or the scope has been left.
+    /// Not entered: the slot was empty, the same work was running already, or the scope has been
+    /// left.
     Out,
     /// The fast path: no other work was running here, and only memory has to be charged.
     Plain,
-    /// The slow path: nested work, work whose polls are timed, work with a span of its own, or a recording.
+    /// The slow path: nested work, work whose polls are timed, work with a span of its own, or a
+    /// recording.
     Noted(Notes),
 }
 
@@ -173,7 +182,8 @@ impl Entry {
         *self = Self::Out;
         let memory = memory::end(HERE.with(|here| here.start.get()));
         let meter = HERE.with(|here| here.replace(None));
-        // The slot is empty, but the compiler does not know that and would emit code to drop its content.
+        // The slot is empty, but the compiler does not know that and would emit code to drop its
+        // content.
         let _ = ManuallyDrop::new(mem::replace(slot, meter));
         // Most polls neither allocate nor free.
         if let (Some(memory), Some(meter)) = (memory, &*slot) {
@@ -216,7 +226,8 @@ impl Entry {
         let Notes { outer, polled, _subscribed, .. } = notes;
         let polled = polled.map(|since| since.elapsed());
         let memory = memory::end(HERE.with(|here| here.start.get()));
-        // The span was entered while this work was the running one, so it is exited before that changes.
+        // The span was entered while this work was the running one, so it is exited before that
+        // changes.
         #[cfg(feature = "witness")]
         memory::aside(|| drop(notes.span));
         if let Some(outer) = &outer {
@@ -234,13 +245,14 @@ impl Entry {
 /// Charges a poll that has ended to the work and to the works that it runs inside.
 fn charge(meter: &Meter, memory: Delta, polled: Option<Duration>, outer: Option<&OuterMemory>) {
     let Some(outer) = outer else { return charge_all(meter.chain(), memory, polled) };
-    // The work that encloses this poll on this thread charges its own polls, and this one is part of them.
+    // The work that encloses this poll on this thread charges its own polls, and this one is part
+    // of them.
     let enclosing = current();
     let is_in = |inner: &Meter, outer: &Meter| inner.chain().any(|open| ptr::eq(&*open, outer));
     let elsewhere =
         |meter: &Meter| !enclosing.as_deref().is_some_and(|enclosing| is_in(enclosing, meter));
-    // Except if the enclosing work merely polls a future that belongs to other work: then this poll is charged to
-    // that work, and left out of the memory of the enclosing one.
+    // Except if the enclosing work merely polls a future that belongs to other work: then this poll
+    // is charged to that work, and left out of the memory of the enclosing one.
     if let Some(stranger) = &enclosing
         && elsewhere(meter)
         && !is_in(meter, stranger)

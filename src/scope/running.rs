@@ -7,10 +7,11 @@ use crate::budget::Budget;
 use crate::usage::Usage;
 
 impl Budget {
-    /// How much of the [`total_time`](Self::total_time) is left to the unit of work that is running here.
+    /// How much of the [`total_time`](Self::total_time) is left to the unit of work that is running
+    /// here.
     ///
-    /// `None` outside of all units of work, or if none of those that are running here has a hard limit.
-    /// Zero if the time is up and the cut is due.
+    /// `None` outside of all units of work, or if none of those that are running here has a hard
+    /// limit. Zero if the time is up and the cut is due.
     ///
     /// # Examples
     ///
@@ -26,7 +27,8 @@ impl Budget {
     /// };
     /// let left = left.budgeted("report", budget).await.unwrap();
     /// // the timer has a resolution of one millisecond
-    /// assert!(left <= Some(Duration::from_millis(700)) && left > Some(Duration::from_millis(690)));
+    /// let left = left.unwrap();
+    /// assert!(left <= Duration::from_millis(700) && left > Duration::from_millis(690));
     /// assert_eq!(Budget::remaining_time(), None);
     /// # }
     /// ```

@@ -17,7 +17,8 @@ use crate::meter::{Meter, Origin};
 use crate::report::{self, Name, Outcome, Reporter};
 use crate::time::Instant;
 
-/// A unit of work, owned by the future (later by the body) that runs it. Its end is reported exactly once.
+/// A unit of work, owned by the future (later by the body) that runs it. Its end is reported
+/// exactly once.
 ///
 /// If it is dropped before it was [finished](Self::finish), it ends as cancelled, or as panicked.
 #[derive(Debug)]
@@ -26,8 +27,9 @@ pub(crate) struct Work {
     meter: Option<Arc<Meter>>,
     /// A piece of it has panicked.
     panicked: bool,
-    /// How many more pieces may still determine which outer work this one runs inside. Two for a request, since the
-    /// service may be called inside of other work while its future is polled outside of it, or the reverse.
+    /// How many more pieces may still determine which outer work this one runs inside. Two for a
+    /// request, since the service may be called inside of other work while its future is polled
+    /// outside of it, or the reverse.
     links_left: u8,
 }
 
@@ -84,14 +86,15 @@ impl Work {
         result
     }
 
-    /// A piece to be run by hand between [`enter`](Running::enter) and [`leave`](Running::leave): for large values,
-    /// which a closure would copy in and out.
+    /// A piece to be run by hand between [`enter`](Running::enter) and [`leave`](Running::leave):
+    /// for large values, which a closure would copy in and out.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn piece(&mut self) -> Running<'_> {
         Running { work: self, entry: Entry::Out }
     }
 
-    /// Determines which outer work this one runs inside, if any is running, or if this is the last piece that may.
+    /// Determines which outer work this one runs inside, if any is running, or if this is the last
+    /// piece that may.
     #[inline]
     fn link(&mut self) {
         self.links_left = self.links_left.saturating_sub(1);
@@ -131,7 +134,8 @@ impl Work {
 
     /// The crossed hard limit that ends the work, asked after a piece of it has run.
     ///
-    /// Output that is complete (`finished`) is kept, unless an operation was refused to the work that produced it.
+    /// Output that is complete (`finished`) is kept, unless an operation was refused to the work
+    /// that produced it.
     #[inline]
     pub(crate) fn cut(&self, finished: bool) -> Option<Cut> {
         let meter = self.meter.as_deref().filter(|meter| meter.may_be_cut())?;
@@ -139,8 +143,8 @@ impl Work {
         (!finished || meter.is_refused()).then(|| cut.clone())
     }
 
-    /// The crossed hard limit that ends the work while it waits: a task that it spawned may cross one. If there is
-    /// none yet, the current task is woken when there is.
+    /// The crossed hard limit that ends the work while it waits: a task that it spawned may cross
+    /// one. If there is none yet, the current task is woken when there is.
     #[inline]
     pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Option<Cut> {
         self.meter.as_deref().filter(|meter| meter.may_be_cut())?.poll_cut(cx).cloned()
@@ -165,7 +169,8 @@ impl Work {
         self.meter.as_ref().expect("unfinished work has an account").cut_idle(waited, last)
     }
 
-    /// Whether commands are in flight that must not be dropped midway, and the work can be polled on until they end.
+    /// Whether commands are in flight that must not be dropped midway, and the work can be polled
+    /// on until they end.
     #[cfg(feature = "http")]
     pub(crate) fn has_commands_in_flight(&self) -> bool {
         let meter = self.meter.as_ref().filter(|_| !self.panicked);
@@ -178,7 +183,8 @@ impl Work {
         self.meter.as_deref().map(Meter::span)
     }
 
-    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task when none is.
+    /// Ready if no command is in flight that must not be dropped midway; otherwise wakes the task
+    /// when none is.
     pub(crate) fn poll_commands(&self, cx: &Context<'_>) -> Poll<()> {
         self.meter.as_ref().map_or(Poll::Ready(()), |meter| meter.poll_commands(cx))
     }
@@ -195,7 +201,8 @@ impl Work {
         Instant::now().checked_add(self.meter.as_ref()?.limits().grace)
     }
 
-    /// Runs the destructors of work that is ended from outside: that is cut, or whose future is dropped.
+    /// Runs the destructors of work that is ended from outside: that is cut, or whose future is
+    /// dropped.
     pub(crate) fn abandon<T>(&mut self, destructors: impl FnOnce() -> T) -> T {
         if let Some(meter) = &self.meter {
             meter.abandon();
@@ -240,7 +247,8 @@ impl Running<'_> {
         self.entry.leave(&mut self.work.meter);
     }
 
-    /// Ends the piece, once its scope was left. Not part of `leave`, since taking `self` there would copy it.
+    /// Ends the piece, once its scope was left. Not part of `leave`, since taking `self` there
+    /// would copy it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn done(self) {
         let _ = ManuallyDrop::new(self);

@@ -12,19 +12,20 @@ use crate::scope::{self, Work};
 
 /// Runs synchronous work on this thread as a unit of work of its own, with a name and a budget.
 ///
-/// Use it for the closure of [`tokio::task::spawn_blocking`], for a thread, or in a program without a runtime. Memory
-/// is measured as elsewhere; statements and external calls are counted if the closure runs futures, with
-/// [`Handle::block_on`](tokio::runtime::Handle::block_on). Inside another unit of work on this thread it
-/// is charged to both.
+/// Use it for the closure of [`tokio::task::spawn_blocking`], for a thread, or in a program without
+/// a runtime. Memory is measured as elsewhere; statements and external calls are counted if the
+/// closure runs futures, with [`Handle::block_on`](tokio::runtime::Handle::block_on). Inside
+/// another unit of work on this thread it is charged to both.
 ///
-/// A closure cannot be ended from outside. It ends early if it calls [`checkpoint`] and returns the error.
+/// A closure cannot be ended from outside. It ends early if it calls [`checkpoint`] and returns the
+/// error.
 ///
 /// # Errors
 ///
-/// `Err` if a hard limit cut the work: a statement or call was refused, or a [`checkpoint`] failed. The value that
-/// the closure returned is then dropped. If it only took longer than its
-/// [`total_time`](Budget::total_time) without a checkpoint, the violation is reported at its end and the value is
-/// returned, like every answer that is ready too late.
+/// `Err` if a hard limit cut the work: a statement or call was refused, or a [`checkpoint`] failed.
+/// The value that the closure returned is then dropped. If it only took longer than its
+/// [`total_time`](Budget::total_time) without a checkpoint, the violation is reported at its end
+/// and the value is returned, like every answer that is ready too late.
 ///
 /// # Panics
 ///
@@ -83,7 +84,8 @@ impl Blocking {
         }
     }
 
-    /// Adds attributes to everything that is reported about this run, which tell it from others of the same name.
+    /// Adds attributes to everything that is reported about this run, which tell it from others of
+    /// the same name.
     pub fn with_attributes(mut self, attributes: Attributes) -> Self {
         self.origin.attributes = attributes;
         self
@@ -128,18 +130,20 @@ impl fmt::Debug for Blocking {
 
 /// Checks, in work that does not await, whether a hard limit has been crossed.
 ///
-/// Checks the clock against the [`total_time`](Budget::total_time) of the work that is running here and
-/// of all work that encloses it, and the memory that was used since the current poll began, which is otherwise
-/// checked only at the end of a poll. Outside of all units of work it always returns `Ok`.
+/// Checks the clock against the [`total_time`](Budget::total_time) of the work that is running here
+/// and of all work that encloses it, and the memory that was used since the current poll began,
+/// which is otherwise checked only at the end of a poll. Outside of all units of work it always
+/// returns `Ok`.
 ///
 /// # Errors
 ///
-/// The cut that is due. Return it: the work is over whatever it returns, and its statements and external calls are
-/// refused from now on.
+/// The cut that is due. Return it: the work is over whatever it returns, and its statements and
+/// external calls are refused from now on.
 ///
 /// # Performance
 ///
-/// One reading of the clock and a few of counters; nothing is locked or allocated unless a limit is crossed.
+/// One reading of the clock and a few of counters; nothing is locked or allocated unless a limit is
+/// crossed.
 ///
 /// # Examples
 ///

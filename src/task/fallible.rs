@@ -25,7 +25,8 @@ impl<F> TryBudgeted<F> {
         Self { inner }
     }
 
-    /// Adds attributes to everything that is reported about this run, which tell it from others of the same name.
+    /// Adds attributes to everything that is reported about this run, which tell it from others of
+    /// the same name.
     ///
     /// It has no effect once the work has started.
     pub fn with_attributes(self, attributes: Attributes) -> Self {

@@ -25,7 +25,8 @@ pin_project! {
         // `None` after the first poll, which starts the work.
         start: Option<Start>,
         work: Option<Work>,
-        // Set once the work is cut, while MongoDB commands are in flight that must not be dropped midway.
+        // Set once the work is cut, while MongoDB commands are in flight that must not be dropped
+        // midway.
         cut: Option<Cut>,
         // The deadline of the work; once it is cut, the end of its grace period.
         #[pin]
@@ -53,7 +54,8 @@ struct Start {
 
 impl<F> Budgeted<F> {
     pub(crate) fn new(future: F, name: Name, budget: Budget) -> Self {
-        // Determined here and not at the first poll, which is outside of the creator's scope if the future is spawned.
+        // Determined here and not at the first poll, which is outside of the creator's scope if the
+        // future is spawned.
         let origin = Origin::inside(scope::current().as_deref());
         let start = Some(Start { origin, name, budget, reporter: None });
         Self { future: Some(future), start, work: None, cut: None, timer: Timer::new(None) }
@@ -65,7 +67,8 @@ impl<F> Budgeted<F> {
         Self { future: Some(future), start: None, work: Some(work), cut: None, timer }
     }
 
-    /// Distinguishes this run from others of the same name, in everything that is reported about it.
+    /// Distinguishes this run from others of the same name, in everything that is reported about
+    /// it.
     ///
     /// Without effect once the work has started.
     pub fn with_attributes(mut self, attributes: Attributes) -> Self {
@@ -86,8 +89,9 @@ impl<F> Budgeted<F> {
     }
 }
 
-// Code that is rarely needed, or only after the inner future was polled, is in separate functions. Otherwise its
-// temporaries would be on the stack during that poll, once for each level of nested work.
+// Code that is rarely needed, or only after the inner future was polled, is in separate functions.
+// Otherwise its temporaries would be on the stack during that poll, once for each level of nested
+// work.
 impl<F: Future> Budgeted<F> {
     /// Polls the work; `outcome` derives the outcome from the output, if the work is not cut.
     pub(super) fn poll_as(
@@ -127,7 +131,8 @@ impl<F: Future> Budgeted<F> {
                 return Poll::Ready(Ok(output));
             }
             (Some(cut), output) => {
-                // The output was produced without something that was refused. It is dropped inside the scope.
+                // The output was produced without something that was refused. It is dropped inside
+                // the scope.
                 work.run(|| drop(output));
                 cut
             }

@@ -18,25 +18,27 @@ use crate::scope::{self, Work};
 
 /// Puts every job of a runner that is built on tower under a budget.
 ///
-/// It is generic over the request type, which is the job. The name and the budget are each either the same for all
-/// jobs, or a closure that takes the job.
+/// It is generic over the request type, which is the job. The name and the budget are each either
+/// the same for all jobs, or a closure that takes the job.
 ///
-/// The unit of work is one call of the service, from the call to the end of its future. Each attempt of a
-/// job that is retried is a unit of its own, unless this layer is put around the retries.
+/// The unit of work is one call of the service, from the call to the end of its future. Each
+/// attempt of a job that is retried is a unit of its own, unless this layer is put around the
+/// retries.
 ///
 /// # Errors
 ///
-/// A job that was cut fails with [`Cut`], converted into the service's error type, which has to be `From<Cut>`
-/// (boxed errors are). So it is retried, or not, like any job that failed.
+/// A job that was cut fails with [`Cut`], converted into the service's error type, which has to be
+/// `From<Cut>` (boxed errors are). So it is retried, or not, like any job that failed.
 ///
 /// # Examples
 ///
-/// With [apalis](https://docs.rs/apalis) put the layer directly around the handler, inside of the layers that apalis
-/// adds: then a job that is cut is stored as failed, and retried as any other. Passed to
-/// `WorkerBuilder::layer`, it is outside of them: a job that is cut is retried by a retry layer
-/// further out, but the state that is stored in the end is "running". The same happens with every layer there
-/// that drops a job, such as a timeout. A layer that catches the panics of jobs, and fails them, goes directly
-/// around this layer for the same reason; the panic is reported here before.
+/// With [apalis](https://docs.rs/apalis) put the layer directly around the handler, inside of the
+/// layers that apalis adds: then a job that is cut is stored as failed, and retried as any other.
+/// Passed to `WorkerBuilder::layer`, it is outside of them: a job that is cut is retried by a retry
+/// layer further out, but the state that is stored in the end is "running". The same happens with
+/// every layer there that drops a job, such as a timeout. A layer that catches the panics of jobs,
+/// and fails them, goes directly around this layer for the same reason; the panic is reported here
+/// before.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -50,7 +52,8 @@ use crate::scope::{self, Work};
 ///     Ok(std::future::pending().await)
 /// }
 ///
-/// let jobs = TaskBudgetLayer::new("send_invoice", Budget::new().total_time(Duration::from_secs(60)))
+/// let budget = Budget::new().total_time(Duration::from_secs(60));
+/// let jobs = TaskBudgetLayer::new("send_invoice", budget)
 ///     .with_attributes(|job: &Task<u32>| {
 ///         let id = job.task_id().map(ToString::to_string).unwrap_or_default();
 ///         Attributes::new().with("job", id).with("attempt", job.attempt() + 1)
@@ -73,7 +76,8 @@ pub struct TaskBudgetLayer<N, P, A = ()> {
 }
 
 impl<N, P> TaskBudgetLayer<N, P> {
-    /// A layer with a name and a budget for all jobs, or with closures that choose them for each job.
+    /// A layer with a name and a budget for all jobs, or with closures that choose them for each
+    /// job.
     ///
     /// See [`JobNaming`] and [`JobPolicy`] for what they can be.
     #[must_use]

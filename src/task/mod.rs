@@ -12,8 +12,9 @@
 //! | a closure, on any thread | [`blocking`], or [`Blocking`] with attributes and a reporter |
 //! | children of work that is running | [`spawn`], [`spawn_blocking`], [`carried`], [`carried_with`], [`.in_current_budget()`](crate::BudgetExt::in_current_budget) |
 //!
-//! [`Attributes`](crate::report::Attributes), such as the id of a job and its attempt, tell one run from another of
-//! the same name. [`Growth`](crate::report::Growth) reports a job whose retained memory climbs run after run.
+//! [`Attributes`](crate::report::Attributes), such as the id of a job and its attempt, tell one run
+//! from another of the same name. [`Growth`](crate::report::Growth) reports a job whose retained
+//! memory climbs run after run.
 //!
 //! # Examples
 //!
@@ -29,8 +30,8 @@
 //! # }
 //! ```
 //!
-//! A worker that is a loop over a channel. Each job is spawned, so that one that panics, which is reported
-//! as such, does not end the worker:
+//! A worker that is a loop over a channel. Each job is spawned, so that one that panics, which is
+//! reported as such, does not end the worker:
 //!
 //! ```
 //! # #[tokio::main] async fn main() {
@@ -81,9 +82,9 @@
 //!
 //! # Children
 //!
-//! A spawned task leaves the work that spawns it, whether by `tokio::spawn`, a `JoinSet`, `spawn_blocking`, a
-//! thread, or a library with tasks of its own. Only what carries the budget along is charged to the work. In a
-//! `JoinSet`:
+//! A spawned task leaves the work that spawns it, whether by `tokio::spawn`, a `JoinSet`,
+//! `spawn_blocking`, a thread, or a library with tasks of its own. Only what carries the budget
+//! along is charged to the work. In a `JoinSet`:
 //!
 //! ```
 //! # #[tokio::main] async fn main() {
@@ -102,9 +103,9 @@
 //! # }
 //! ```
 //!
-//! Carrying does not join lifetimes: a carried task continues after the work has ended, and is in no report
-//! from then on. Work that is meant to outlive a request gets an account of its own, by `.budgeted(..)`
-//! before it is spawned. The work that began it is then named in
+//! Carrying does not join lifetimes: a carried task continues after the work has ended, and is in
+//! no report from then on. Work that is meant to outlive a request gets an account of its own, by
+//! `.budgeted(..)` before it is spawned. The work that began it is then named in
 //! [`Violation::begun_by`](crate::Violation::begun_by), in the events, and in
 //! [`Report::begun_by`](crate::report::Report::begun_by).
 //!
@@ -126,10 +127,11 @@
 //!
 //! # For a monitor of heartbeats
 //!
-//! The event at the end of each run (target [`USAGE`](crate::report::fields::USAGE), DEBUG) has its name,
-//! start, duration and outcome, under [`WORK`](crate::report::fields::WORK),
+//! The event at the end of each run (target [`USAGE`](crate::report::fields::USAGE), DEBUG) has its
+//! name, start, duration and outcome, under [`WORK`](crate::report::fields::WORK),
 //! [`START`](crate::report::fields::START), [`TOTAL_TIME`](crate::report::fields::TOTAL_TIME) and
-//! [`OUTCOME`](crate::report::fields::OUTCOME). The monitor has to notice a job that should have run and did not.
+//! [`OUTCOME`](crate::report::fields::OUTCOME). The monitor has to notice a job that should have
+//! run and did not.
 
 mod blocking;
 mod fallible;

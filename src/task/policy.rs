@@ -5,8 +5,8 @@ use crate::report::{Attributes, Name};
 
 /// Names jobs.
 ///
-/// Implemented by `&'static str` and [`Name`], which are then the name of all jobs, and by closures that
-/// take the job and return anything that is a [`Name`]: the kind of job, never its id.
+/// Implemented by `&'static str` and [`Name`], which are then the name of all jobs, and by closures
+/// that take the job and return anything that is a [`Name`]: the kind of job, never its id.
 pub trait JobNaming<R> {
     /// The name of this job.
     fn name(&self, job: &R) -> Name;
@@ -36,8 +36,8 @@ where
 
 /// Chooses the budget of a job.
 ///
-/// Implemented by [`Budget`], which is then the budget of all jobs, and by closures that take the job and
-/// return a budget. Budgets are cheap to clone.
+/// Implemented by [`Budget`], which is then the budget of all jobs, and by closures that take the
+/// job and return a budget. Budgets are cheap to clone.
 ///
 /// # Examples
 ///
@@ -86,7 +86,8 @@ where
 
 /// Tells one run of a job from another.
 ///
-/// Implemented by closures that take the job and return [`Attributes`], and by `()`, which gives none.
+/// Implemented by closures that take the job and return [`Attributes`], and by `()`, which gives
+/// none.
 pub trait Describe<R> {
     /// The attributes of this run.
     fn attributes(&self, job: &R) -> Attributes;

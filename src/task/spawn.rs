@@ -16,8 +16,8 @@ use crate::scope::InCurrentBudget;
 ///
 /// # Cancellation
 ///
-/// As any tokio task it continues if the handle is dropped. What it uses after the unit of work has ended is in no
-/// report.
+/// As any tokio task it continues if the handle is dropped. What it uses after the unit of work has
+/// ended is in no report.
 ///
 /// # Examples
 ///
@@ -51,8 +51,8 @@ where
 ///
 /// # Cancellation
 ///
-/// A closure cannot be ended from outside: it continues after the work has ended or was cut. In the closure,
-/// [`checkpoint`](super::checkpoint) returns an error once a hard limit has cut the work.
+/// A closure cannot be ended from outside: it continues after the work has ended or was cut. In the
+/// closure, [`checkpoint`](super::checkpoint) returns an error once a hard limit has cut the work.
 ///
 /// # Examples
 ///
@@ -76,11 +76,13 @@ where
     task::spawn_blocking(carried(work))
 }
 
-/// Makes a closure that is charged to the unit of work which is running here, wherever it is called.
+/// Makes a closure that is charged to the unit of work which is running here, wherever it is
+/// called.
 ///
-/// It does for closures what [`in_current_budget`](crate::BudgetExt::in_current_budget) does for futures: use it for threads,
-/// thread pools and callbacks. If the closure is dropped without being called, its captures are dropped inside that
-/// work as well. Outside of all units of work it changes nothing.
+/// It does for closures what [`in_current_budget`](crate::BudgetExt::in_current_budget) does for
+/// futures: use it for threads, thread pools and callbacks. If the closure is dropped without being
+/// called, its captures are dropped inside that work as well. Outside of all units of work it
+/// changes nothing.
 ///
 /// # Examples
 ///
@@ -103,8 +105,8 @@ where
     move || carried.call()
 }
 
-/// As [`carried`], for a closure that is handed something: a connection by a pool that runs closures on threads of
-/// its own.
+/// As [`carried`], for a closure that is handed something: a connection by a pool that runs
+/// closures on threads of its own.
 ///
 /// # Examples
 ///

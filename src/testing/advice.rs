@@ -5,18 +5,20 @@ use crate::resource::Resource;
 use crate::violation::Line;
 use crate::writes::is_write;
 
-pub(super) const METER: &str = "wrap the pool where it is made, `request_budget::sqlx::Pool::from(pool)`, or make \
-                                the client by `request_budget::mongodb::Client`";
+pub(super) const METER: &str = "wrap the pool where it is made, \
+                                `request_budget::sqlx::Pool::from(pool)`, or make the client by \
+                                `request_budget::mongodb::Client`";
 pub(super) const CACHE: &str =
     "wrap the connection where it is made, `request_budget::redis::Connection::new(connection)`";
-pub(super) const CARRY: &str = "carry along the tasks that are part of the work, `request_budget::task::spawn` or \
-                                `.in_current_budget()`; measure a server by a `Recorder`; declare what is no part of it: \
+pub(super) const CARRY: &str = "carry along the tasks that are part of the work, \
+                                `request_budget::task::spawn` or `.in_current_budget()`; measure a \
+                                server by a `Recorder`; declare what is no part of it: \
                                 `testing::unrelated(..)`";
 pub(super) const RECORD: &str =
     "put it around the whole service that the client asks, `.layer(recorder.layer())`";
 pub(super) const WAIT: &str = "wait in the measured work for the tasks that it carries along";
-pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: CountingAllocator = \
-                                    CountingAllocator::system();`";
+pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: \
+                                    CountingAllocator = CountingAllocator::system();`";
 
 /// The highest number of statements that advice names.
 const MOST: usize = 3;
@@ -35,7 +37,10 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
         Resource::Writes => {
             let writes = account.all_statements().filter(|statement| is_write(&statement.text));
             let named = |statement: &Statement| {
-                format!("`{}` changes something: move it out of what only reads", Line(&statement.text))
+                format!(
+                    "`{}` changes something: move it out of what only reads",
+                    Line(&statement.text)
+                )
             };
             writes.take(MOST).map(named).collect()
         }
@@ -50,17 +55,22 @@ pub(super) fn of(account: &Account, resource: Resource) -> Vec<String> {
             most.map(limit).into_iter().collect()
         }
         Resource::ConnectionWait => vec![
-            "no connection was free: give the pool more, or hold each for less time (a transaction that is \
-             open during other work, an external call)"
+            "no connection was free: give the pool more, or hold each for less time (a transaction \
+             that is open during other work, an external call)"
                 .to_owned(),
         ],
         Resource::Transactions => {
             vec!["put what belongs together into one transaction".to_owned()]
         }
-        Resource::CacheCalls | Resource::RepeatedCacheCalls | Resource::CacheTime => caches(account),
+        Resource::CacheCalls | Resource::RepeatedCacheCalls | Resource::CacheTime => {
+            caches(account)
+        }
         Resource::Memory | Resource::Allocated | Resource::Retained => memory(account),
         Resource::ExternalCalls | Resource::ExternalTime => {
-            vec!["ask for all at once, call at the same time, or keep what changes rarely".to_owned()]
+            vec![
+                "ask for all at once, call at the same time, or keep what changes rarely"
+                    .to_owned(),
+            ]
         }
         Resource::ExternalTimeout => {
             vec!["bound each call: `Budget::external_timeout`, and a fallback".to_owned()]

@@ -17,14 +17,16 @@ impl<T> Record<T> {
     /// Asserts that the work stayed within a budget, both its soft and its hard limits.
     ///
     /// Two limits are stricter here than in production. Statements that passed through no metered
-    /// connection count as queries, because the database executed them. And statements that differ only in their
-    /// values count as the same statement, so they are repeated. Likewise a limit
-    /// [for one statement](crate::Budget::repeated_queries_for) covers that statement with any values.
+    /// connection count as queries, because the database executed them. And statements that differ
+    /// only in their values count as the same statement, so they are repeated. Likewise a limit
+    /// [for one statement](crate::Budget::repeated_queries_for) covers that statement with any
+    /// values.
     ///
     /// # Panics
     ///
-    /// Panics if a limit was crossed, and prints everything that the work did. Panics as well if the budget has a
-    /// limit on a resource that nothing measured: see [not blind](super#not-blind).
+    /// Panics if a limit was crossed, and prints everything that the work did. Panics as well if
+    /// the budget has a limit on a resource that nothing measured: see [not
+    /// blind](super#not-blind).
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "budgets are passed by value everywhere")]
     pub fn assert_within(&self, budget: Budget) {
@@ -98,8 +100,8 @@ impl<T> Record<T> {
     ///
     /// # Panics
     ///
-    /// Panics if it did not, and prints everything that the work did. Panics as well if nothing counted statements:
-    /// see [not blind](super#not-blind).
+    /// Panics if it did not, and prints everything that the work did. Panics as well if nothing
+    /// counted statements: see [not blind](super#not-blind).
     #[track_caller]
     pub fn assert_queries(&self, expected: u64) {
         let account = self.account();
@@ -128,8 +130,8 @@ impl<T> Record<T> {
     ///
     /// # Panics
     ///
-    /// Panics if some did not, and prints these statements and where they were executed. Panics as well if the
-    /// events of sqlx could not be received.
+    /// Panics if some did not, and prints these statements and where they were executed. Panics as
+    /// well if the events of sqlx could not be received.
     #[track_caller]
     pub fn assert_no_unmetered(&self) {
         let account = self.account();
@@ -169,7 +171,8 @@ impl<T> Record<T> {
     }
 }
 
-/// Why an assertion about statements cannot be decided, where that is so; the name of the assertion comes first.
+/// Why an assertion about statements cannot be decided, where that is so; the name of the assertion
+/// comes first.
 pub(super) fn blindness(account: &Account, who: &str) -> Option<(String, Vec<String>)> {
     let (unmetered, elsewhere) = (account.usage.unmetered, account.elsewhere());
     let took_part = account.usage.queries > 0 || account.usage.transactions > 0;

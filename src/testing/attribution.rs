@@ -1,8 +1,9 @@
 //! Decides whether a statement that ran outside of all measured work may belong to a measurement.
 //!
-//! A statement is suspected if the measured work may have spawned the task that executed it, without
-//! `in_current_budget`. It is not suspected if its task existed before the measurement, runs in another unit of
-//! work or was spawned by one, or was spawned at a moment when no task of the measured work could have done so.
+//! A statement is suspected if the measured work may have spawned the task that executed it,
+//! without `in_current_budget`. It is not suspected if its task existed before the measurement,
+//! runs in another unit of work or was spawned by one, or was spawned at a moment when no task of
+//! the measured work could have done so.
 
 use std::collections::HashSet;
 
@@ -18,13 +19,15 @@ enum Relation {
     Spawned,
     /// It handles a request, and no `Recorder` knows which client sent that.
     Served,
-    /// It runs in a task or thread that began after the measurement, and nothing shows that others began it.
+    /// It runs in a task or thread that began after the measurement, and nothing shows that others
+    /// began it.
     Unknown,
     /// It belongs to other work.
     Unrelated,
 }
 
-/// Selects, from the statements that ran outside of all recorded work, those that may belong to this recording.
+/// Selects, from the statements that ran outside of all recorded work, those that may belong to
+/// this recording.
 ///
 /// `has_served`: a `Recorder` knows which requests belong to the measured work.
 pub(super) fn suspects<'a>(
@@ -62,8 +65,8 @@ impl Known<'_> {
 
     /// The tasks that were spawned while the measured work was polled, but by other work.
     ///
-    /// A task is one of them if others spawned several that do the same before it: then something beside the
-    /// measured work keeps spawning such tasks.
+    /// A task is one of them if others spawned several that do the same before it: then something
+    /// beside the measured work keeps spawning such tasks.
     fn coincident_among(&self, strays: &[Stray]) -> HashSet<u64> {
         let tasks = || strays.iter().filter_map(|stray| Some((stray.ran.task?, stray)));
         let is_known = |task: u64| {
@@ -116,8 +119,8 @@ impl Known<'_> {
             return Relation::Unrelated;
         }
         if self.is_own(task) {
-            // A job with a budget of its own is separate on purpose. A request is not: somebody spawned the
-            // handler out of the scope of the test.
+            // A job with a budget of its own is separate on purpose. A request is not: somebody
+            // spawned the handler out of the scope of the test.
             return match ran.is_in_unit && !ran.is_in_request {
                 true => Relation::Unrelated,
                 false => Relation::Spawned,
@@ -141,12 +144,14 @@ impl Known<'_> {
         }
     }
 
-    /// The relation of a statement that runs outside of tasks, in a future that a runtime blocks on.
+    /// The relation of a statement that runs outside of tasks, in a future that a runtime blocks
+    /// on.
     fn relation_of_thread(&self, thread: Option<u64>, stack: impl Fn() -> Stack) -> Relation {
         let (Some(newest), Some(thread)) = (self.existing.thread, thread) else {
             return Relation::Unknown;
         };
-        // A thread that owns a runtime, and has not only a handle to it, starts a program or a test of its own.
+        // A thread that owns a runtime, and has not only a handle to it, starts a program or a test
+        // of its own.
         match thread <= newest || stack().is_entry {
             true => Relation::Unrelated,
             false => Relation::Unknown,

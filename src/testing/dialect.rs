@@ -15,8 +15,9 @@ pub(super) fn sole_database(entries: &[Arc<Entry>]) -> &'static str {
 
 /// In the SQL of which database a text is; "" where that is not known, `None` where it is not SQL.
 ///
-/// An event of sqlx names no driver, but is emitted by one, so it is on the stack unless the program is stripped. It
-/// is looked for only where it matters, since that takes a while: `"x"` is a value of MySQL's and a name elsewhere.
+/// An event of sqlx names no driver, but is emitted by one, so it is on the stack unless the
+/// program is stripped. It is looked for only where it matters, since that takes a while: `"x"` is
+/// a value of MySQL's and a name elsewhere.
 pub(super) fn dialect(entry: &Entry, text: &str, sole: &'static str) -> Option<&'static str> {
     let database = entry.kind.database()?;
     let is_ambiguous = database.is_empty() && text.contains(['"', '\\', '#']);

@@ -25,8 +25,8 @@ impl Warned {
     }
 }
 
-const NOTHING: &str = "the work executed no statement at all, which shows nothing: `.await` what it \
-                       makes, and give it \
+const NOTHING: &str = "the work executed no statement at all, which shows nothing: `.await` what \
+                       it makes, and give it \
                        data; if none is meant, assert that first: `assert_queries(0)`";
 
 /// Warns of what may have been missed by an assertion that passes at this place.
@@ -36,7 +36,8 @@ pub(super) fn warn(account: &Account, caller: &Location<'_>) {
     }
 }
 
-/// Warns that an upper bound, or the absence of something, was asserted of work that executed nothing.
+/// Warns that an upper bound, or the absence of something, was asserted of work that executed
+/// nothing.
 pub(super) fn warn_of_nothing(account: &Account, caller: &Location<'_>) {
     if account.queries() == 0 && account.usage.transactions == 0 {
         say(account, NOTHING, caller);
@@ -67,8 +68,8 @@ fn of(account: &Account) -> Vec<String> {
             "responses with a streamed body were"
         };
         doubts.push(format!(
-            "{n} {responses} not read to its end: what a body does is part of the work only if it is read in the \
-             measured future"
+            "{n} {responses} not read to its end: what a body does is part of the work only if it \
+             is read in the measured future"
         ));
     }
     if sight.returns_future {
@@ -113,7 +114,8 @@ fn of_surroundings(account: &Account) -> Vec<String> {
                 None => woken.from.thread > surroundings.newest.1,
             };
             let is_inside = || surroundings.inside.iter().any(|e| Arc::ptr_eq(e, &last.entry));
-            // Which task has ended is not known where its waiters are woken: one that is older is not waited for.
+            // Which task has ended is not known where its waiters are woken: one that is older is
+            // not waited for.
             let is_of_waker = !waking.is_task && woken.from.task == last.task;
             let list = match is_new {
                 // Of these it is decided elsewhere whether they may be part of the work.
@@ -151,10 +153,12 @@ fn of_surroundings(account: &Account) -> Vec<String> {
         let tasks = if n == 1 { "task" } else { "tasks" };
         doubts.push(format!(
             "the work spawned {n} {tasks} that it did not carry along: what plain pools and \
-             clients do there is not seen; spawn by `request_budget::task::spawn`, or declare it: `testing::unrelated(..)`"
+             clients do there is not seen; spawn by `request_budget::task::spawn`, or declare it: \
+             `testing::unrelated(..)`"
         ));
     }
-    // The client is the test's own where a server is measured; and what sqlx makes events of is seen.
+    // The client is the test's own where a server is measured; and what sqlx makes events of is
+    // seen.
     let is_known = |client: &str| match client {
         "hyper" | SOCKET if sight.served.is_some() => true,
         SOCKET => usage.unmetered.saturating_add(usage.observed) > 0,
@@ -175,9 +179,10 @@ fn of_surroundings(account: &Account) -> Vec<String> {
     doubts
 }
 
-const STRIPPED: &str = "who woke the work cannot be told, because the program is stripped of its symbols: what \
-                        clients that nobody wrapped, other threads and runtimes, actors, and plain pools in \
-                        spawned tasks did for it is not seen; set `strip = false` in the profile of the tests";
+const STRIPPED: &str = "who woke the work cannot be told, because the program is stripped of its \
+                        symbols: what clients that nobody wrapped, other threads and runtimes, \
+                        actors, and plain pools in spawned tasks did for it is not seen; set \
+                        `strip = false` in the profile of the tests";
 const SOCKET: &str = "a socket";
 const MARK: &str =
     "mark the call with `.external(\"name\")`, or put an `ExternalLayer` around the client";

@@ -19,13 +19,15 @@ use crate::scope::{self, InCurrentBudget};
 
 /// Runs a future and records everything that it does.
 ///
-/// The future is a unit of work without limits. What is charged to a [`BudgetLayer`](crate::BudgetLayer) or to
-/// [`budgeted`](crate::BudgetExt::budgeted) work inside it is charged to it as well, and so is a spawned task
-/// that carries [`in_current_budget`](crate::BudgetExt::in_current_budget). To record what a server
-/// does in tasks of its own, use a [`Recorder`](super::Recorder).
+/// The future is a unit of work without limits. What is charged to a
+/// [`BudgetLayer`](crate::BudgetLayer) or to [`budgeted`](crate::BudgetExt::budgeted) work inside
+/// it is charged to it as well, and so is a spawned task that carries
+/// [`in_current_budget`](crate::BudgetExt::in_current_budget). To record what a server does in
+/// tasks of its own, use a [`Recorder`](super::Recorder).
 ///
-/// The record ends with the future. The future of a service's `oneshot` ends when the headers of the response
-/// are available, so read the body in the measured future if the body executes anything.
+/// The record ends with the future. The future of a service's `oneshot` ends when the headers of
+/// the response are available, so read the body in the measured future if the body executes
+/// anything.
 ///
 /// See the [module docs](super).
 ///

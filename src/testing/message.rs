@@ -1,4 +1,5 @@
-//! The message of a failed assertion: what was exceeded, what the work did, from where, and what to do.
+//! The message of a failed assertion: what was exceeded, what the work did, from where, and what to
+//! do.
 
 use std::fmt::{self, Write};
 use std::io::{IsTerminal, stderr, stdout};
@@ -22,20 +23,20 @@ pub(super) struct Unseen {
 }
 
 pub(super) const NO_EVENTS: Unseen = Unseen {
-    why: "statements past the metered pools cannot be seen: the events of sqlx are compiled out by a `max_level` \
-          feature of `tracing`",
+    why: "statements past the metered pools cannot be seen: the events of sqlx are compiled out by \
+          a `max_level` feature of `tracing`",
     remedy: advice::METER,
 };
 
 pub(super) const NO_LOGGING: Unseen = Unseen {
-    why: "a connection that is not metered was used, of whose statements sqlx makes no event: their logging is \
-          switched off (`log_statements`, `disable_statement_logging`)",
+    why: "a connection that is not metered was used, of whose statements sqlx makes no event: \
+          their logging is switched off (`log_statements`, `disable_statement_logging`)",
     remedy: advice::METER,
 };
 
 pub(super) const MASKED: Unseen = Unseen {
-    why: "the work puts a default subscriber of its own in the place of that of the measurement, which then does not \
-          see statements past the metered pools",
+    why: "the work puts a default subscriber of its own in the place of that of the measurement, \
+          which then does not see statements past the metered pools",
     remedy: "put it around the measurement, `measure(work).with_subscriber(..)`, not inside",
 };
 
@@ -283,8 +284,8 @@ pub(super) struct Style {
 impl Style {
     pub(super) const PLAIN: Self = Self { is_coloured: false };
 
-    /// Colours if standard output is a terminal and the user has not disabled them. The test harness prints the message of
-    /// a failing test to standard output.
+    /// Colours if standard output is a terminal and the user has not disabled them. The test
+    /// harness prints the message of a failing test to standard output.
     pub(super) fn detect() -> Self {
         let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { is_coloured: stderr().is_terminal() && stdout().is_terminal() && !is_refused }

@@ -1,14 +1,14 @@
 //! Finds the statements that no metered connection counts, while work is measured.
 //!
-//! The default subscriber that was installed before still receives everything, through this one. sqlx emits an
-//! event for each statement: PostgreSQL and MySQL in the task of the caller, SQLite on a thread of its driver,
-//! which enters the span that was current when the statement was sent to it. So this subscriber returns a ticket
-//! as the current span, which names the work and the place. In a program that is optimised or stripped it cannot
-//! be told who asks for the current span; there everyone gets a ticket, which stands for the span in nearly
-//! everything.
+//! The default subscriber that was installed before still receives everything, through this one.
+//! sqlx emits an event for each statement: PostgreSQL and MySQL in the task of the caller, SQLite
+//! on a thread of its driver, which enters the span that was current when the statement was sent to
+//! it. So this subscriber returns a ticket as the current span, which names the work and the place.
+//! In a program that is optimised or stripped it cannot be told who asks for the current span;
+//! there everyone gets a ticket, which stands for the span in nearly everything.
 //!
-//! sqlx asks for the current span for each statement, and emits no event if its logging is switched off: a ticket
-//! that was used without an event reveals that.
+//! sqlx asks for the current span for each statement, and emits no event if its logging is switched
+//! off: a ticket that was used without an event reveals that.
 
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -45,9 +45,10 @@ pub(super) struct Observer {
 
 /// A second subscriber, which is never the default and never dropped.
 ///
-/// While only one subscriber exists, `tracing` asks the default subscriber of the thread that reaches an event first
-/// whether it is interested, and caches the answer for all threads. If that thread runs another test, which has no
-/// subscriber, the measured test would receive no event. While there are two subscribers it asks both.
+/// While only one subscriber exists, `tracing` asks the default subscriber of the thread that
+/// reaches an event first whether it is interested, and caches the answer for all threads. If that
+/// thread runs another test, which has no subscriber, the measured test would receive no event.
+/// While there are two subscribers it asks both.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Second));
 
 thread_local! {
@@ -151,7 +152,8 @@ impl Subscriber for Observer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // Called when another subscriber is created, which measured work does to make it the default.
+        // Called when another subscriber is created, which measured work does to make it the
+        // default.
         if !IS_OURS.get()
             && let Some(meter) = scope::current()
         {
@@ -286,7 +288,8 @@ impl Subscriber for Observer {
     }
 }
 
-/// The work that executed a statement, the kind of connection, and the place if a ticket has noted that.
+/// The work that executed a statement, the kind of connection, and the place if a ticket has noted
+/// that.
 ///
 /// `None` for a metered connection outside of all work, which is not unmetered.
 fn whose() -> Option<(Arc<Meter>, By, Option<Site>)> {
@@ -306,8 +309,8 @@ fn whose() -> Option<(Arc<Meter>, By, Option<Site>)> {
     }
 }
 
-/// Compares an executed statement with what was counted, unless that was done before; returns whether the
-/// connection is unmetered.
+/// Compares an executed statement with what was counted, unless that was done before; returns
+/// whether the connection is unmetered.
 fn compare(statement: &Statement, is_new: bool) -> bool {
     let Some((meter, by, site)) = whose() else { return false };
     if is_new && statement.compare(&meter, by) {
@@ -317,7 +320,8 @@ fn compare(statement: &Statement, is_new: bool) -> bool {
     !by.is_metered()
 }
 
-/// Counts an executed statement, unless that was done before; returns whether the connection is unmetered.
+/// Counts an executed statement, unless that was done before; returns whether the connection is
+/// unmetered.
 fn count(executed: &Executed, is_new: bool) -> bool {
     let Some((meter, by, site)) = whose() else { return false };
     let is_metered = by.is_metered();

@@ -29,13 +29,14 @@ use crate::writes::is_write;
 
 /// What measured work did, and what it returned.
 ///
-/// Its serialised form holds only counts: statements with their executions and rows, transactions, external calls
-/// and unmetered statements, each sorted by its text. It holds no times, no memory and no places, because these
-/// change while the work does the same. See the [module docs](super) for snapshots.
+/// Its serialised form holds only counts: statements with their executions and rows, transactions,
+/// external calls and unmetered statements, each sorted by its text. It holds no times, no memory
+/// and no places, because these change while the work does the same. See the [module docs](super)
+/// for snapshots.
 #[derive(Debug, Clone)]
 ///
-/// A record that is dropped without an assertion, and of which only the output was read, prints a warning to
-/// standard error.
+/// A record that is dropped without an assertion, and of which only the output was read, prints a
+/// warning to standard error.
 #[must_use = "it asserts nothing by itself"]
 pub struct Record<T = ()> {
     output: T,
@@ -63,9 +64,11 @@ pub(super) struct Account {
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) wakes: Vec<Woken>,
-    /// What ran outside of the runtime while the work was polled, in threads and tasks that began meanwhile.
+    /// What ran outside of the runtime while the work was polled, in threads and tasks that began
+    /// meanwhile.
     pub(super) outside: Vec<Arc<Entry>>,
-    /// What ran in the runtime outside of all recorded work, whether suspected to belong to it or not.
+    /// What ran in the runtime outside of all recorded work, whether suspected to belong to it or
+    /// not.
     pub(super) inside: Vec<Arc<Entry>>,
     /// How many tasks it has spawned whose statements are not recorded.
     pub(super) uncarried: usize,
@@ -107,20 +110,22 @@ pub(super) struct Served {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Statement {
-    /// Its text, in which values and placeholders are `?`, lists of values have one item, and comments are removed.
+    /// Its text, in which values and placeholders are `?`, lists of values have one item, and
+    /// comments are removed.
     ///
-    /// `"x"` is a value in MySQL and MariaDB, and an identifier elsewhere. The database of a statement that no metered
-    /// connection has executed is that of the driver on the stack. In a program that is stripped of its symbols it is
-    /// the database of the metered statements of the record, if they have only one; otherwise `"x"` is left unchanged.
-    /// In the mode `ANSI_QUOTES` MySQL reads `"x"` as an identifier, but here it is still a value.
+    /// `"x"` is a value in MySQL and MariaDB, and an identifier elsewhere. The database of a
+    /// statement that no metered connection has executed is that of the driver on the stack. In a
+    /// program that is stripped of its symbols it is the database of the metered statements of the
+    /// record, if they have only one; otherwise `"x"` is left unchanged. In the mode `ANSI_QUOTES`
+    /// MySQL reads `"x"` as an identifier, but here it is still a value.
     #[serde(serialize_with = "escape::serialize")]
     pub text: String,
     /// How often it was executed.
     pub executions: u64,
     /// How often its text was executed on the database that executed it most often.
     ///
-    /// It is less than [`executions`](Self::executions) if the text was executed on several databases, or if it
-    /// is a batch, in which each statement is an execution.
+    /// It is less than [`executions`](Self::executions) if the text was executed on several
+    /// databases, or if it is a batch, in which each statement is an execution.
     #[serde(skip)]
     pub repetitions: u64,
     /// Rows that were returned to the caller.
@@ -207,8 +212,8 @@ impl<T> Record<T> {
 
     /// The statements that it executed, sorted by their text.
     ///
-    /// The commands of a MongoDB client at detail [`Counts`](crate::mongodb::Detail::Counts) are one statement
-    /// here.
+    /// The commands of a MongoDB client at detail [`Counts`](crate::mongodb::Detail::Counts) are
+    /// one statement here.
     pub fn statements(&self) -> &[Statement] {
         &self.account().statements
     }
@@ -227,18 +232,20 @@ impl<T> Record<T> {
 
     /// The statements that passed through no metered connection, sorted by their text.
     ///
-    /// These are the statements of plain sqlx pools, at whatever level the pools log, and the `LISTEN` of a
-    /// listener. Not seen is what sqlx emits no event for: `COPY`, and pools with statement logging switched off.
+    /// These are the statements of plain sqlx pools, at whatever level the pools log, and the
+    /// `LISTEN` of a listener. Not seen is what sqlx emits no event for: `COPY`, and pools with
+    /// statement logging switched off.
     pub fn unmetered(&self) -> &[Statement] {
         &self.account().unmetered
     }
 
-    /// The statements that ran meanwhile in the same tokio runtime, outside of all measured work, and that may
-    /// belong to this work; sorted by their text.
+    /// The statements that ran meanwhile in the same tokio runtime, outside of all measured work,
+    /// and that may belong to this work; sorted by their text.
     ///
-    /// They passed through metered pools and clients in tasks that were spawned without `in_current_budget`, or in
-    /// a server that no [`Recorder`](super::Recorder) measures. No count includes them. Statements that are known
-    /// to belong to other work are left out: see [what is suspected](super#what-is-suspected).
+    /// They passed through metered pools and clients in tasks that were spawned without
+    /// `in_current_budget`, or in a server that no [`Recorder`](super::Recorder) measures. No count
+    /// includes them. Statements that are known to belong to other work are left out: see [what is
+    /// suspected](super#what-is-suspected).
     pub fn elsewhere(&self) -> &[Statement] {
         &self.account().elsewhere
     }
@@ -419,21 +426,23 @@ impl ExternalCall {
     }
 }
 
-/// Whether a type of this name seems to be a future: an async function, an async block, or a boxed future.
+/// Whether a type of this name seems to be a future: an async function, an async block, or a boxed
+/// future.
 fn is_future(name: &str) -> bool {
     let inner = name.trim_start_matches("core::pin::Pin<").trim_start_matches("alloc::boxed::Box<");
     let is_boxed = inner.starts_with("dyn core::future::future::Future");
     is_boxed || name.ends_with("::{{closure}}") || name.ends_with("::{{closure}}>>")
 }
 
-/// Whether it belongs to the MongoDB driver, which ends sessions and closes cursors in tasks of its own.
+/// Whether it belongs to the MongoDB driver, which ends sessions and closes cursors in tasks of its
+/// own.
 fn is_of_driver(entry: &Entry) -> bool {
     let has_no_place = || site::places(&entry.site).is_empty();
     entry.text().is_none() && has_no_place() && site::lack(&entry.site) == Lack::UserCode
 }
 
-/// The unmetered statements whose event could not be distinguished from that of a metered connection, because the same
-/// text was executed there at the same time and ended later.
+/// The unmetered statements whose event could not be distinguished from that of a metered
+/// connection, because the same text was executed there at the same time and ended later.
 fn seen_late(meter: &Meter, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
     let unmetered = || entries.iter().filter(|entry| entry.kind == Kind::Unmetered);
     let mut late = Vec::new();

@@ -16,8 +16,8 @@ impl<T> Record<T> {
     /// Asserts that no statement was executed more than once, whatever its values.
     ///
     /// A statement that is repeated on purpose is allowed by
-    /// [`assert_no_repeated_statements_except`](Self::assert_no_repeated_statements_except), or has a limit of
-    /// its own by [`Budget::repeated_queries_for`](crate::Budget::repeated_queries_for).
+    /// [`assert_no_repeated_statements_except`](Self::assert_no_repeated_statements_except), or has
+    /// a limit of its own by [`Budget::repeated_queries_for`](crate::Budget::repeated_queries_for).
     ///
     /// # Panics
     ///
@@ -29,7 +29,8 @@ impl<T> Record<T> {
 
     /// Asserts that no other statement than these was executed more than once, whatever its values.
     ///
-    /// Each is given by its text, with any values, as it is in the program or as a failed assertion prints it.
+    /// Each is given by its text, with any values, as it is in the program or as a failed assertion
+    /// prints it.
     ///
     /// # Panics
     ///
@@ -47,7 +48,8 @@ impl<T> Record<T> {
     ///     for _ in 0..2 {
     ///         sqlx::query("SELECT random()").execute(&pool).await?;
     ///     }
-    ///     sqlx::query("SELECT name FROM sqlite_master WHERE rowid = $1").bind(1).execute(&pool).await
+    ///     let name = "SELECT name FROM sqlite_master WHERE rowid = $1";
+    ///     sqlx::query(name).bind(1).execute(&pool).await
     /// });
     /// let record = record.await;
     /// record.assert_no_repeated_statements_except(&["SELECT random()"]);

@@ -12,8 +12,8 @@ use crate::escape::Escaped;
 
 /// The same work, measured at several sizes of its data.
 ///
-/// Finds an N+1 without a limit that has to be chosen: correct work takes as many queries for ten rows as for
-/// two. Created by [`scaling`], or collected from pairs of a size and a [`Record`].
+/// Finds an N+1 without a limit that has to be chosen: correct work takes as many queries for ten
+/// rows as for two. Created by [`scaling`], or collected from pairs of a size and a [`Record`].
 #[derive(Debug, Clone)]
 #[must_use = "it asserts nothing by itself"]
 pub struct Scaling {
@@ -25,8 +25,9 @@ pub struct Scaling {
 
 /// Measures the same work at each of these sizes.
 ///
-/// The closure prepares that much data, outside of the measurement, and measures the work. Choose sizes at which
-/// the work takes the same path: 1 and 10, for example, and not 0, where further queries may be skipped.
+/// The closure prepares that much data, outside of the measurement, and measures the work. Choose
+/// sizes at which the work takes the same path: 1 and 10, for example, and not 0, where further
+/// queries may be skipped.
 ///
 /// # Examples
 ///
@@ -77,8 +78,8 @@ impl Scaling {
     ///
     /// # Panics
     ///
-    /// Panics if it takes more, and names the statements that grew; if there are fewer than two sizes; and if
-    /// nothing counted statements: see [not blind](super#not-blind).
+    /// Panics if it takes more, and names the statements that grew; if there are fewer than two
+    /// sizes; and if nothing counted statements: see [not blind](super#not-blind).
     #[track_caller]
     pub fn assert_constant_queries(&self) {
         self.judged.iter().for_each(Judged::now);

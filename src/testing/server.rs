@@ -25,11 +25,12 @@ use crate::time::Instant;
 ///
 /// A server takes requests in tasks of its own, where the scope of the client is lost. Put the
 /// [layer](Self::layer) around the whole service, outside of its `BudgetLayer`. While
-/// [`measure`](Self::measure) runs, everything that the service does is recorded, the bodies of its responses
-/// included. At other times the layer only passes requests on.
+/// [`measure`](Self::measure) runs, everything that the service does is recorded, the bodies of its
+/// responses included. At other times the layer only passes requests on.
 ///
-/// Make one for each test and each server, because everything that the server does at that time counts. If no
-/// request came through the layer, an assertion on queries fails, since the layer may have been forgotten.
+/// Make one for each test and each server, because everything that the server does at that time
+/// counts. If no request came through the layer, an assertion on queries fails, since the layer may
+/// have been forgotten.
 ///
 /// # Examples
 ///
@@ -92,13 +93,13 @@ impl Recorder {
 
     /// Runs the future of a client and records everything that it and the server do.
     ///
-    /// Waits afterwards, for at most five seconds, until the server has finished the requests that came in
-    /// meanwhile. If it has not, a failed assertion mentions that.
+    /// Waits afterwards, for at most five seconds, until the server has finished the requests that
+    /// came in meanwhile. If it has not, a failed assertion mentions that.
     ///
     /// # Panics
     ///
-    /// The future panics if another measurement of this recorder is running, since a request could not be
-    /// attributed to one of them.
+    /// The future panics if another measurement of this recorder is running, since a request could
+    /// not be attributed to one of them.
     #[track_caller]
     pub fn measure<F: Future>(&self, future: F) -> impl Future<Output = Record<F::Output>> {
         let here = Location::caller();

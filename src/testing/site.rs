@@ -27,7 +27,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// One function to which an instruction on the stack belongs; inlining makes it several, the innermost first.
+/// One function to which an instruction on the stack belongs; inlining makes it several, the
+/// innermost first.
 #[derive(Debug)]
 struct Symbol {
     name: String,
@@ -40,7 +41,8 @@ type Symbols = Arc<[Symbol]>;
 /// The symbols of each instruction, cached because resolving them is slow.
 static KNOWN: LazyLock<Mutex<HashMap<usize, Symbols>>> = LazyLock::new(Mutex::default);
 
-/// The places of a captured stack, the innermost first, up to the runtime or the measurement, whichever is nearer.
+/// The places of a captured stack, the innermost first, up to the runtime or the measurement,
+/// whichever is nearer.
 pub(super) fn places(site: &Site) -> Vec<Place> {
     let symbols = site.0.iter().map(|ip| symbols(*ip)).collect::<Vec<_>>();
     let inside = symbols.iter().flat_map(|symbols| symbols.iter()).take_while(|s| !s.is_root());
@@ -94,7 +96,8 @@ pub(super) enum Command {
     Unknown,
 }
 
-/// The database whose driver is on the stack, as sqlx names it; that of the innermost frame if there are several.
+/// The database whose driver is on the stack, as sqlx names it; that of the innermost frame if
+/// there are several.
 pub(super) fn driver(site: &Site) -> Option<&'static str> {
     site.0.iter().find_map(|ip| symbols(*ip).iter().find_map(Symbol::driver))
 }
@@ -170,8 +173,8 @@ pub(super) fn waking(site: &Site, is_in_task: bool) -> Waking {
         client: client.map(|(name, ..)| *name),
         is_socket: has("/src/runtime/io/", "tokio::runtime::io::"),
         is_clock: has("/src/runtime/time/wheel", "process_at_time"),
-        // A task that has ended is none any more when its waiters are woken. In an optimised program the function
-        // that does so is part of another one.
+        // A task that has ended is none any more when its waiters are woken. In an optimised
+        // program the function that does so is part of another one.
         is_task: has("/wake_join/", "wake_join")
             || !is_in_task
                 && all().any(|s| s.is_in(&["/src/runtime/task/"], &["tokio::runtime::task::"])),
@@ -198,7 +201,8 @@ fn symbols(ip: usize) -> Symbols {
 }
 
 impl Symbol {
-    /// Whether its file is in one of these folders or, without debug info, its name is in one of these crates.
+    /// Whether its file is in one of these folders or, without debug info, its name is in one of
+    /// these crates.
     fn is_in(&self, folders: &[&str], crates: &[&str]) -> bool {
         match &self.file {
             // Names of inlined functions have no path, so the file decides where it is known.
@@ -214,7 +218,8 @@ impl Symbol {
         }
     }
 
-    /// Whether its crate has debug info; the standard library, and perhaps libc, always come with theirs.
+    /// Whether its crate has debug info; the standard library, and perhaps libc, always come with
+    /// theirs.
     fn is_known(&self) -> bool {
         let Some(file) = self.file.as_deref().filter(|_| self.line > 0) else { return false };
         file.extension().is_some_and(|extension| extension == "rs") && !is_of_std(file)
@@ -228,7 +233,8 @@ impl Symbol {
         self.is_ours() || self.is_in(&FOLDERS, &CRATES)
     }
 
-    /// The database, if it belongs to the driver of one, or to a generic function for a type of that driver.
+    /// The database, if it belongs to the driver of one, or to a generic function for a type of
+    /// that driver.
     fn driver(&self) -> Option<&'static str> {
         const DRIVERS: [(&str, &str, &str); 3] = [
             ("MySQL", "/sqlx-mysql", "sqlx_mysql::"),
@@ -273,7 +279,8 @@ impl Symbol {
         }
     }
 
-    /// Whether it belongs to the measurement, the test harness or the runtime: frames above it are not user code.
+    /// Whether it belongs to the measurement, the test harness or the runtime: frames above it are
+    /// not user code.
     fn is_root(&self) -> bool {
         let is_measure = || self.is_ours() && self.is_in(&["/src/testing/measure.rs"], &[]);
         // Matches both `vendor/tokio` and `tokio-1.50.0`.
@@ -292,12 +299,14 @@ impl Symbol {
         }
     }
 
-    /// Whether it belongs to this library, by its name; true somewhere on every stack that has symbols.
+    /// Whether it belongs to this library, by its name; true somewhere on every stack that has
+    /// symbols.
     fn is_of_this_library(&self) -> bool {
         self.name.contains(env!("CARGO_CRATE_NAME"))
     }
 
-    /// Whether it belongs to hyper, on which every HTTP server runs; a client executes no statements there.
+    /// Whether it belongs to hyper, on which every HTTP server runs; a client executes no
+    /// statements there.
     fn is_of_server(&self) -> bool {
         self.is_in(&["/hyper-", "/hyper-util-"], &["hyper::", "hyper_util::"])
     }
@@ -327,8 +336,8 @@ impl Symbol {
     }
 }
 
-/// The source folder of this library in debug info: where it was compiled, or what `--remap-path-prefix` made of
-/// that.
+/// The source folder of this library in debug info: where it was compiled, or what
+/// `--remap-path-prefix` made of that.
 fn ours() -> Option<&'static Path> {
     static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let mut found = None;
@@ -343,7 +352,8 @@ fn ours() -> Option<&'static Path> {
     OURS.as_deref()
 }
 
-/// Whether a file belongs to the standard library, or to a crate that cargo has fetched or vendored.
+/// Whether a file belongs to the standard library, or to a crate that cargo has fetched or
+/// vendored.
 fn is_of_dependency(path: &Path) -> bool {
     static KNOWN: LazyLock<Mutex<HashMap<PathBuf, bool>>> = LazyLock::new(Mutex::default);
     if is_of_std(path) {
@@ -357,7 +367,8 @@ fn is_of_dependency(path: &Path) -> bool {
     })
 }
 
-/// Whether a folder belongs to a fetched or vendored crate, for a program whose current directory is `here`.
+/// Whether a folder belongs to a fetched or vendored crate, for a program whose current directory
+/// is `here`.
 fn is_in_dependency(folder: &Path, here: &Path) -> bool {
     // Cargo leaves one of these in what it unpacks, checks out or vendors.
     const MARKS: [&str; 2] = [".cargo-ok", ".cargo-checksum.json"];
@@ -367,12 +378,13 @@ fn is_in_dependency(folder: &Path, here: &Path) -> bool {
     if text.contains("/.cargo/registry/") || text.contains("/.cargo/git/") || is_marked() {
         return true;
     }
-    // The outermost package or workspace around the current directory: tests run in that of their package, while
-    // paths are from that of the workspace.
+    // The outermost package or workspace around the current directory: tests run in that of their
+    // package, while paths are from that of the workspace.
     let is_package = |folder: &&Path| folder.join("Cargo.toml").exists();
     let root = here.ancestors().filter(is_package).last().unwrap_or(here);
     if folder.is_relative() {
-        // Otherwise it is of a library that is not Rust, or of code that was moved, or remapped to nothing.
+        // Otherwise it is of a library that is not Rust, or of code that was moved, or remapped to
+        // nothing.
         return ![here, root].iter().any(|base| base.join(folder).exists())
             || has_versioned_part(&text);
     }

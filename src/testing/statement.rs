@@ -1,11 +1,12 @@
-//! Removes the values from the text of a statement, so that its executions can be recognised as the same.
+//! Removes the values from the text of a statement, so that its executions can be recognised as the
+//! same.
 
 use sqlparser::dialect::{Dialect, GenericDialect, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, Tokenizer, Word};
 
-/// Folds values, lists of values, comments and white space. A text that the tokenizer does not accept stays
-/// unchanged.
+/// Folds values, lists of values, comments and white space. A text that the tokenizer does not
+/// accept stays unchanged.
 ///
 /// The database is named as in sqlx; an unknown one is treated as standard SQL.
 pub(super) fn normalise(sql: &str, database: &str) -> String {
@@ -124,8 +125,9 @@ fn drop_signs(pieces: &mut Vec<Piece>) {
 
 /// Whether an operand follows, so that a sign belongs to it and `NULL` is a value.
 ///
-/// That is not so after `IS`, `NOT`, a type or a column, where `NULL` is part of a test or a definition. Words
-/// that are not operators may be columns (`date - 1`), so only words that cannot be columns count.
+/// That is not so after `IS`, `NOT`, a type or a column, where `NULL` is part of a test or a
+/// definition. Words that are not operators may be columns (`date - 1`), so only words that cannot
+/// be columns count.
 fn expects_operand(pieces: &[Piece]) -> bool {
     const OPERATORS: [Keyword; 19] = [
         Keyword::ALL,

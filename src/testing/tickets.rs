@@ -1,4 +1,5 @@
-//! The tickets of an `Observer`: they attribute what another thread, or a later poll, executes to its work.
+//! The tickets of an `Observer`: they attribute what another thread, or a later poll, executes to
+//! its work.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -87,7 +88,8 @@ pub(super) fn note_event() {
     });
 }
 
-/// Notes a ticket as entered on this thread, together with the default subscriber that was set for it.
+/// Notes a ticket as entered on this thread, together with the default subscriber that was set for
+/// it.
 pub(super) fn enter(id: &Id, ticket: Ticket, subscriber: DefaultGuard) {
     let entered = Entered { ticket, _subscriber: subscriber };
     ENTERED.with_borrow_mut(|all| all.push((id.into_u64(), entered)));
@@ -128,7 +130,8 @@ impl Ticket {
 }
 
 impl Tickets {
-    /// How long to wait for a thread of a driver, which may be busy with a statement that was cancelled.
+    /// How long to wait for a thread of a driver, which may be busy with a statement that was
+    /// cancelled.
     const PATIENCE: Duration = Duration::from_secs(2);
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Ticket>> {
@@ -177,7 +180,8 @@ impl Tickets {
         self.changed.notify_all();
     }
 
-    /// Removes a handle: `None` if the id is not that of a ticket, `Some(Some(..))` if this was its last handle.
+    /// Removes a handle: `None` if the id is not that of a ticket, `Some(Some(..))` if this was its
+    /// last handle.
     pub(super) fn close(&self, id: &Id) -> Option<Option<Ticket>> {
         let mut all = self.lock();
         let number = id.into_u64();
@@ -195,8 +199,8 @@ impl Tickets {
 
     /// Waits until the threads of the drivers have executed what this work has sent them.
     ///
-    /// They do not need this thread for that. The wait uses the real clock, since these threads do not run on
-    /// tokio's, which may be paused.
+    /// They do not need this thread for that. The wait uses the real clock, since these threads do
+    /// not run on tokio's, which may be paused.
     pub(super) fn settle(&self) {
         let is_out = |all: &mut HashMap<u64, Ticket>| all.values().any(Ticket::is_out);
         let waited = self.changed.wait_timeout_while(self.lock(), Self::PATIENCE, is_out);

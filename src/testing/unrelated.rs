@@ -10,12 +10,14 @@ use crate::meter::recording;
 
 /// Declares that a future does not belong to any measurement that runs at the same time.
 ///
-/// No assertion then suspects its statements, or those of tasks that it spawns, of being part of the measured
-/// work. Use it for what a test runs beside a measurement, such as a background poller or the preparation of
-/// data. Around the future of a task, `tokio::spawn(unrelated(poller))`, it covers the whole task.
+/// No assertion then suspects its statements, or those of tasks that it spawns, of being part of
+/// the measured work. Use it for what a test runs beside a measurement, such as a background poller
+/// or the preparation of data. Around the future of a task, `tokio::spawn(unrelated(poller))`, it
+/// covers the whole task.
 ///
-/// It is needed only where a failed assertion suggests it, see [what is suspected](super#what-is-suspected).
-/// Inside the measured future it has no effect: statements there are counted.
+/// It is needed only where a failed assertion suggests it, see [what is
+/// suspected](super#what-is-suspected). Inside the measured future it has no effect: statements
+/// there are counted.
 ///
 /// # Cancellation
 ///

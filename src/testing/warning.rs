@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-/// Writes a warning to standard error directly, because the test harness discards the captured output of a test
-/// that passes.
+/// Writes a warning to standard error directly, because the test harness discards the captured
+/// output of a test that passes.
 pub(super) fn emit(warning: &str) {
     // If standard error is closed, the warning is lost.
     writeln!(stderr().lock(), "request-budget: warning: {warning}").unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What work that hangs up leaves on its connection, and what a transaction that is dropped midway leaves.
+//! What work that hangs up leaves on its connection, and what a transaction that is dropped midway
+//! leaves.
 
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
@@ -84,10 +85,11 @@ macro_rules! hang_up_after {
 }
 
 async fn postgres_session(url: &str) {
-    // Text by text: what is left, or nothing; and whether the session may be the same one afterwards.
+    // Text by text: what is left, or nothing; and whether the session may be the same one
+    // afterwards.
     const LEFT: &str = "SELECT concat_ws(' ', \
-        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() LIMIT 1), \
-        (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
+        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() LIMIT \
+        1), (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
         (SELECT 'channel' FROM pg_listening_channels() LIMIT 1), \
         (SELECT 'cursor' FROM pg_cursors WHERE is_holdable LIMIT 1), \
         (SELECT 'prepared' FROM pg_prepared_statements WHERE from_sql LIMIT 1), \
@@ -300,9 +302,9 @@ async fn sqlite_session() {
     }
 }
 
-/// Polls a future at most so often, and lets the server answer in between.
-/// Panics where a span is entered by the driver's thread, which runs commands in the span they were sent in, as
-/// soon as this is allowed.
+/// Polls a future at most so often, and lets the server answer in between. Panics where a span is
+/// entered by the driver's thread, which runs commands in the span they were sent in, as soon as
+/// this is allowed.
 struct PanicsInDriver(Mutex<mpsc::Receiver<()>>);
 
 impl<S: Subscriber> Layer<S> for PanicsInDriver {
@@ -364,8 +366,8 @@ async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     None
 }
 
-/// What begins, commits or rolls back and is dropped midway, at the top and as a savepoint: what was
-/// acknowledged lasts, and what was not does not.
+/// What begins, commits or rolls back and is dropped midway, at the top and as a savepoint: what
+/// was acknowledged lasts, and what was not does not.
 macro_rules! midway {
     ($pool:expr, $rows:expr) => {{
         let (pool, rows) = ($pool, $rows);
@@ -486,8 +488,8 @@ fn count_panics() {
     });
 }
 
-/// A statement that is dropped after so many polls, the one in which the driver prepares it among them: by work
-/// that hangs up, or by the work itself.
+/// A statement that is dropped after so many polls, the one in which the driver prepares it among
+/// them: by work that hangs up, or by the work itself.
 async fn mariadb_prepare(url: &str) {
     count_panics();
     let options = MySqlPoolOptions::new().max_connections(1).test_before_acquire(false);
@@ -541,8 +543,8 @@ async fn mariadb_prepare(url: &str) {
 async fn mariadb_used_on(url: &str) {
     count_panics();
     let admin = MySqlPool::connect(url).await.expect("connects");
-    let make = "CREATE DATABASE IF NOT EXISTS budget_clean; DROP TABLE IF EXISTS budget_clean.used_on; \
-        CREATE TABLE budget_clean.used_on (number BIGINT PRIMARY KEY)";
+    let make = "CREATE DATABASE IF NOT EXISTS budget_clean; DROP TABLE IF EXISTS \
+        budget_clean.used_on; CREATE TABLE budget_clean.used_on (number BIGINT PRIMARY KEY)";
     sqlx::raw_sql(make).execute(&admin).await.expect("makes a table");
     let options = MySqlPoolOptions::new().max_connections(1).test_before_acquire(false);
     let pool = Pool::from(options.connect(url).await.expect("connects"));

@@ -201,8 +201,8 @@ fn own_drop(url: &str) {
     });
 }
 
-/// A server with a pool of one connection, over TCP: how long after a client has hung up in the middle of
-/// a statement the next request is answered, and the answer to one that was cut.
+/// A server with a pool of one connection, over TCP: how long after a client has hung up in the
+/// middle of a statement the next request is answered, and the answer to one that was cut.
 async fn hang_up(url: &str) {
     let plain = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connects");
     let budget = Budget::new();

@@ -175,8 +175,9 @@ async fn over_their_time(url: &str, queue: &str) {
 
 /// Looks for jobs every 20 ms.
 ///
-/// The queue's own way to do that may sleep for half a minute, in 1.0.0: it sets the next alarm only when it
-/// is asked again, which nobody does if the last one rang in the poll that found no job.
+/// The queue's own way to do that may sleep for half a minute, in 1.0.0: it sets the next alarm
+/// only when it is asked again, which nobody does if the last one rang in the poll that found no
+/// job.
 struct Often(Interval);
 
 impl Often {

@@ -1,4 +1,5 @@
-//! Whatever a plain pool logs of its statements, and whatever is filtered out of the log, it is no blind spot.
+//! Whatever a plain pool logs of its statements, and whatever is filtered out of the log, it is no
+//! blind spot.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,7 +1,7 @@
 //! What can only be tried against real servers; `tests/run` starts them.
 //!
-//! A server is named by a variable. Without it the tests that need it are shown as ignored, and why is
-//! said at the top.
+//! A server is named by a variable. Without it the tests that need it are shown as ignored, and why
+//! is said at the top.
 
 #![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
@@ -38,9 +38,9 @@ static ALLOC: request_budget::alloc::CountingAllocator =
 
 fn main() {
     let arguments = Arguments::from_args();
-    // While a process has a single subscriber, `tracing` asks the default one of the thread that comes to an
-    // event first, and caches the answer for all threads: a test with a subscriber of its own would see
-    // nothing where another test comes first. With two subscribers it asks both.
+    // While a process has a single subscriber, `tracing` asks the default one of the thread that
+    // comes to an event first, and caches the answer for all threads: a test with a subscriber of
+    // its own would see nothing where another test comes first. With two subscribers it asks both.
     let _second = Dispatch::new(tracing_subscriber::registry());
     let mut suite = Suite::default();
     postgres::tests(&mut suite);

@@ -63,7 +63,8 @@ pub(crate) async fn new_log(pool: &Pool<MySql>) {
     sqlx::raw_sql("TRUNCATE mysql.general_log").execute(raw).await.expect("empties the log");
 }
 
-/// How many statements on our table the connections of this pool have sent for execution, by the log.
+/// How many statements on our table the connections of this pool have sent for execution, by the
+/// log.
 pub(crate) async fn logged(pool: &Pool<MySql>) -> u64 {
     let mut ids = Vec::new();
     let mut all = Vec::new();

@@ -302,8 +302,8 @@ fn equal_the_profiler(url: &str) {
         let mut total = 0;
         let mut runner = TestRunner::deterministic();
         for _ in 0..100 {
-            // What the profiler does not see (index builds), or sees more than once, is left to the other
-            // witness.
+            // What the profiler does not see (index builds), or sees more than once, is left to the
+            // other witness.
             let is_seen = |step: &Step| {
                 use Step::*;
                 !matches!(step, Transaction { .. } | ChangeStream | NotCarried | Index)
@@ -323,7 +323,8 @@ fn equal_the_profiler(url: &str) {
             "command.killCursors": { "$exists": false } };
             let seen = profile.find(own).await.expect("finds");
             let seen: Vec<_> = seen.try_collect().await.expect("reads");
-            // An update or delete command has an entry for each of its statements; all have one here.
+            // An update or delete command has an entry for each of its statements; all have one
+            // here.
             let commands = seen.len() as u64;
             assert_eq!(usage.queries, commands, "{program:?}");
             total += commands;

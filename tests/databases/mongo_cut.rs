@@ -1,5 +1,5 @@
-//! Work that is cut, or dropped, while a MongoDB command is in flight: the answer goes out at once, the
-//! command is not dropped midway.
+//! Work that is cut, or dropped, while a MongoDB command is in flight: the answer goes out at once,
+//! the command is not dropped midway.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -378,8 +378,8 @@ async fn grace(url: &str) {
     assert_eq!(connections.now().dropped, 2);
 }
 
-/// What keeps the thread busy once the reply is there is not the database's time, and the time of the
-/// last command is known when the work ends.
+/// What keeps the thread busy once the reply is there is not the database's time, and the time of
+/// the last command is known when the work ends.
 async fn busy_after(url: &str) {
     let posts = posts(url, &Connections::default(), "busy_after", 1).await;
     let (reporter, mut reports) = reporter();

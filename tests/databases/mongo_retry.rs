@@ -1,4 +1,5 @@
-//! Loops that repeat a MongoDB command past a hard limit: the cut ends them, and they block no thread.
+//! Loops that repeat a MongoDB command past a hard limit: the cut ends them, and they block no
+//! thread.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, mpsc};

@@ -62,8 +62,8 @@ pub(crate) async fn admin(url: &str) -> Database {
     mongodb::Client::with_uri_str(url).await.expect("connects").database("admin")
 }
 
-/// The work is cut during the last command before the commit: it goes on until that is over, and asks for
-/// a connection for the commit then.
+/// The work is cut during the last command before the commit: it goes on until that is over, and
+/// asks for a connection for the commit then.
 ///
 /// On one thread: on two it may have that connection at once, and is committed.
 async fn cut_transaction(url: &str) {

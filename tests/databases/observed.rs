@@ -1,4 +1,5 @@
-//! Plain pools of sqlx under `SqlxEvents`, beside metered ones: the count against the server's own statistics.
+//! Plain pools of sqlx under `SqlxEvents`, beside metered ones: the count against the server's own
+//! statistics.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -97,8 +98,8 @@ macro_rules! programs_on {
                     Use::Batch => {
                         sqlx::raw_sql($dialect.batch).execute(executor).await.expect("executes");
                         match is_plain {
-                            // An event reports a text, however many statements are in it, and the row
-                            // that `execute` throws away.
+                            // An event reports a text, however many statements are in it, and the
+                            // row that `execute` throws away.
                             true => {
                                 done.rows += 1;
                                 done.uncounted += $dialect.batch_is_seen_as - 1;
@@ -327,8 +328,8 @@ fn cut(url: &str) {
         let work = async {
             loop {
                 sqlx::query(sql::ALL).fetch_all(pool.unmetered()).await.expect("fetches");
-                // The poll ends. It need not in the statements: on a busy machine the server's answer is
-                // there before it is waited for.
+                // The poll ends. It need not in the statements: on a busy machine the server's
+                // answer is there before it is waited for.
                 yield_now().await;
             }
         };

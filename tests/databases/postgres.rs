@@ -83,8 +83,8 @@ async fn pool(url: &str, schema: &'static str, connections: u32) -> Pool<Postgre
     pool
 }
 
-/// A pool on a database of its own, since the statistics of the server are kept by database; and one to ask
-/// for them.
+/// A pool on a database of its own, since the statistics of the server are kept by database; and
+/// one to ask for them.
 pub(crate) async fn database(url: &str, name: &'static str) -> (Pool<Postgres>, PgPool) {
     let admin = PgPool::connect(url).await.expect("the server is there");
     sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(&admin).await.ok();
@@ -104,7 +104,8 @@ pub(crate) async fn database(url: &str, name: &'static str) -> (Pool<Postgres>, 
     (pool, admin)
 }
 
-/// How many statements on our table the server has executed in this database, by its own statistics.
+/// How many statements on our table the server has executed in this database, by its own
+/// statistics.
 pub(crate) async fn executed(pool: &Pool<Postgres>, witness: &PgPool, name: &str) -> u64 {
     // Whatever is still on its way to the server, or back, is over once every connection answers.
     let mut all = Vec::new();

@@ -57,7 +57,8 @@ macro_rules! retains_nothing {
         let told = Arc::new(Mutex::new(Vec::<Climb>::new()));
         let keep = Arc::clone(&told);
         let growth = Growth::new();
-        let growth = growth.with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
+        let growth = growth
+            .with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
         let job = async || {
             let mut transaction = pool.begin().await.expect("begins");
             sqlx::query("SELECT 1").fetch_one(&mut *transaction).await.expect("fetches");
@@ -70,14 +71,16 @@ macro_rules! retains_nothing {
             work.await.expect("is not cut");
         }
         let all = std::mem::take(&mut *retained.0.lock().expect("not poisoned"));
-        // Every few hundred runs the driver replaces the buffer that it reads into, by one that it keeps.
+        // Every few hundred runs the driver replaces the buffer that it reads into, by one that it
+        // keeps.
         let later: Vec<_> = all[1..].iter().filter(|bytes| **bytes > 0).collect();
         assert!(later.len() < 100, "{later:?} of 9,999 runs");
         assert_eq!(*told.lock().expect("not poisoned"), []);
 
         let keep = Arc::clone(&told);
         let growth = Growth::new().bytes(128 << 10);
-        let growth = growth.with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
+        let growth = growth
+            .with_listener(move |climb| keep.lock().expect("not poisoned").push(climb.clone()));
         let mut kept = Vec::with_capacity(2_000);
         for _ in 0..2_000 {
             let work = async {
@@ -131,7 +134,8 @@ async fn find(posts: &mongodb::Collection<Document>) {
     posts.find_one(doc! { "_id": 1 }).await.expect("finds").expect("it is there");
 }
 
-/// What the driver frees in tasks of its own is no leak; a leak of 100 bytes in each run beside it is found.
+/// What the driver frees in tasks of its own is no leak; a leak of 100 bytes in each run beside it
+/// is found.
 async fn mongodb(url: &str) {
     let (posts, told) = (posts(url).await, Told::default());
     let growth = told.growth(Growth::new());
@@ -155,8 +159,9 @@ async fn mongodb(url: &str) {
     posts.drop().await.expect("drops");
 }
 
-/// Jobs that never end on the threads of the driver's tasks, with commands that the driver handles differently:
-/// with and without a cursor, reading and writing. They retain 12 MB, which the driver frees elsewhere.
+/// Jobs that never end on the threads of the driver's tasks, with commands that the driver handles
+/// differently: with and without a cursor, reading and writing. They retain 12 MB, which the driver
+/// frees elsewhere.
 async fn mongodb_jobs(url: &str) {
     let (posts, told) = (posts(url).await, Told::default());
     let growth = told.growth(Growth::new());

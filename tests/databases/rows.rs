@@ -1,4 +1,5 @@
-//! Random programs that are ended at random points: what was acknowledged lasts, and nothing else does.
+//! Random programs that are ended at random points: what was acknowledged lasts, and nothing else
+//! does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -125,8 +126,8 @@ pub(crate) async fn at_most<F: Future>(polls: u32, future: F) -> Option<F::Outpu
     .await
 }
 
-/// Runs the programs one after the other on a pool of one connection, and after each compares the rows that
-/// another connection finds.
+/// Runs the programs one after the other on a pool of one connection, and after each compares the
+/// rows that another connection finds.
 macro_rules! rows_last {
     ($runtime:expr, $pool:expr, $admin:expr, $insert:literal) => {{
         let (runtime, pool, admin) = ($runtime, $pool, $admin);

@@ -1,5 +1,5 @@
-//! Random programs that change their session and are ended at random points: whoever is given the connection
-//! next finds a session as new.
+//! Random programs that change their session and are ended at random points: whoever is given the
+//! connection next finds a session as new.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
@@ -82,8 +82,8 @@ fn programs(closes: bool) -> impl Strategy<Value = (Vec<Step>, Fate)> {
     (prop::collection::vec(step, 1..4), fate)
 }
 
-/// Runs the programs one after the other on a pool of one connection, and after each looks at the session of
-/// that which sqlx's own pool gives out.
+/// Runs the programs one after the other on a pool of one connection, and after each looks at the
+/// session of that which sqlx's own pool gives out.
 macro_rules! sessions_are_as_new {
     ($runtime:expr, $pool:expr, $texts:expr, $closes:expr, $left:expr) => {{
         let (runtime, pool, texts, left) = ($runtime, $pool, $texts, $left);
@@ -154,7 +154,8 @@ macro_rules! sessions_are_as_new {
             prop_assert_eq!(found, "");
             Ok(())
         };
-        // Without shrinking: a session that the first failure has left dirty would fail every program after it.
+        // Without shrinking: a session that the first failure has left dirty would fail every
+        // program after it.
         let config = Config {
             cases: 300,
             max_shrink_iters: 0,
@@ -183,8 +184,8 @@ fn postgres(url: &str) {
         "PREPARE p AS SELECT 1",
     ];
     const LEFT: &str = "SELECT concat_ws(' ', \
-        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() LIMIT 1), \
-        (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
+        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() LIMIT \
+        1), (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
         (SELECT 'channel' FROM pg_listening_channels() LIMIT 1), \
         (SELECT 'cursor' FROM pg_cursors WHERE is_holdable LIMIT 1), \
         (SELECT 'prepared' FROM pg_prepared_statements WHERE from_sql LIMIT 1), \
@@ -269,7 +270,8 @@ async fn sqlite(pool: SqlitePoolOptions, options: SqliteConnectOptions) -> Pool<
 
 fn sqlite_in_memory() {
     let runtime = runtime(0);
-    // The pool closes a connection whose test is dropped midway, which would lose the data; so does `closes`.
+    // The pool closes a connection whose test is dropped midway, which would lose the data; so does
+    // `closes`.
     let pool = SqlitePoolOptions::new().test_before_acquire(false);
     let pool = runtime.block_on(sqlite(pool, ":memory:".parse().expect("an address")));
     let closes = false;

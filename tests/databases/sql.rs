@@ -1,7 +1,7 @@
 //! Random programs against an SQL server, and the tests that every one of them must pass.
 //!
-//! A macro and not a generic function: what sqlx asks of a database to bind and decode one integer fills
-//! a page of bounds.
+//! A macro and not a generic function: what sqlx asks of a database to bind and decode one integer
+//! fills a page of bounds.
 
 use std::sync::{Arc, Mutex};
 

@@ -34,7 +34,8 @@ pub(crate) enum Step {
     NotCarried,
 }
 
-/// Steps, each on the plain pool or on the metered one; whether a callback reports what a plain one did as well.
+/// Steps, each on the plain pool or on the metered one; whether a callback reports what a plain one
+/// did as well.
 pub(crate) type Program = Vec<(Step, bool, bool)>;
 
 pub(crate) fn programs() -> impl Strategy<Value = Program> {

@@ -16,8 +16,8 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::{Suite, with_runtime};
 
-/// Two statements that differ in what is quoted by `"` are so many texts, whoever sees them: `"x"` is a value of MySQL,
-/// and a name elsewhere.
+/// Two statements that differ in what is quoted by `"` are so many texts, whoever sees them: `"x"`
+/// is a value of MySQL, and a name elsewhere.
 macro_rules! quoted {
     ($plain:expr, $texts:expr) => {{
         let plain = $plain.await.expect("connects");
@@ -166,8 +166,8 @@ fn at_once(url: &str) {
     });
 }
 
-/// Streams and statements that are given up are no bypass, though the driver tells of them when they are
-/// dropped.
+/// Streams and statements that are given up are no bypass, though the driver tells of them when
+/// they are dropped.
 fn early(url: &str) {
     with_runtime(0, async {
         let pool = Pool::from(PgPool::connect(url).await.expect("connects"));
@@ -253,8 +253,8 @@ fn mongodb(url: &str) {
     }
 }
 
-/// Without the details the commands have no names, but their places.
-/// A wrong wiring that no assertion can see, so it is named on standard error: looked at from another process.
+/// Without the details the commands have no names, but their places. A wrong wiring that no
+/// assertion can see, so it is named on standard error: looked at from another process.
 fn plain_client(url: &str) {
     const ALONE: &str = "REQUEST_BUDGET_TEST_PLAIN_CLIENT";
     if std::env::var_os(ALONE).is_none() {

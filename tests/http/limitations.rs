@@ -1,4 +1,5 @@
-//! What the page "What a budget cannot do" says, and its remedies, as far as no other test holds them.
+//! What the page "What a budget cannot do" says, and its remedies, as far as no other test holds
+//! them.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -25,8 +26,8 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{Ledger, ms, pass};
 
-/// The client's end of a connection to a server of requests that may take a second, on this side of which so much
-/// is buffered; the server writes through what is made here.
+/// The client's end of a connection to a server of requests that may take a second, on this side of
+/// which so much is buffered; the server writes through what is made here.
 fn connect<T>(
     buffered: usize,
     told: &Ledger,
@@ -137,7 +138,8 @@ async fn a_timeout_for_writes_ends_the_body_of_a_client_that_reads_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn http_1_0_tells_a_body_that_is_cut_from_a_whole_one_by_its_length_only() {
-    // How far the answer to a request of this version gets, and whether the client can tell that it was cut.
+    // How far the answer to a request of this version gets, and whether the client can tell that it
+    // was cut.
     let ask = async |version: &str, answer: fn() -> Response<Body>| {
         let told = Ledger::default();
         let mut client = connect(1 << 20, &told, answer, |stream| stream);

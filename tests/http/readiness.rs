@@ -16,7 +16,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Ledger, ms, poll_once};
 
-/// A client that makes one call at a time, each of so many milliseconds. A clone of it occupies the only place.
+/// A client that makes one call at a time, each of so many milliseconds. A clone of it occupies the
+/// only place.
 fn one_at_a_time() -> impl Service<
     u64,
     Response = u64,

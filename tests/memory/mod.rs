@@ -152,8 +152,8 @@ pub(crate) fn measured(usage: &Usage) -> [Option<u64>; 3] {
     [usage.memory, usage.allocated, usage.retained]
 }
 
-/// A program, with all the room that it needs for itself: while it runs nothing is allocated but its
-/// buffers.
+/// A program, with all the room that it needs for itself: while it runs nothing is allocated but
+/// its buffers.
 #[derive(Debug)]
 pub(crate) struct Program {
     ops: Arc<[Op]>,

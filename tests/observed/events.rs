@@ -70,7 +70,8 @@ async fn fifty_at_once_on_metered_and_plain_pools_are_told_apart() {
             settle(&plain).await;
             let usage = Usage::current().unwrap();
             assert_eq!((usage.queries, usage.observed), (n % 7 + n % 5, n % 7), "{n}");
-            // An event does not name the database, so what it reports repeats only what others report.
+            // An event does not name the database, so what it reports repeats only what others
+            // report.
             assert_eq!((usage.rows, usage.repeated_queries), (usage.queries, (n % 7).max(n % 5)));
         };
         tokio::spawn(work.budgeted("request", Budget::new()))

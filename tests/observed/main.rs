@@ -1,4 +1,5 @@
-//! Statements that no metered connection has sent, counted after the fact; and statements that write.
+//! Statements that no metered connection has sent, counted after the fact; and statements that
+//! write.
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,

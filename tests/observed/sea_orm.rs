@@ -1,4 +1,5 @@
-//! SeaORM, whose callback and whose events report the same statements; and what `cargo run --example orm` prints.
+//! SeaORM, whose callback and whose events report the same statements; and what
+//! `cargo run --example orm` prints.
 
 #[path = "../../examples/orm/blog.rs"]
 mod blog;

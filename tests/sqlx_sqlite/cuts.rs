@@ -112,7 +112,8 @@ impl Reporter for Ends {
     }
 }
 
-/// A pool of connections, each with a database of its own in memory, in which the amounts add up to nothing.
+/// A pool of connections, each with a database of its own in memory, in which the amounts add up to
+/// nothing.
 async fn pool() -> Pool<Sqlite> {
     let options = SqlitePoolOptions::new()
         .max_connections(CONNECTIONS)

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// Polls a future again, in the same poll, when it has woken its task meanwhile.
 ///
-/// What is refused yields, and the work is cut there. In this it comes to see the refusal first, as a task does
-/// that was carried along.
+/// What is refused yields, and the work is cut there. In this it comes to see the refusal first, as
+/// a task does that was carried along.
 pub(crate) async fn insistent<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| poll(future.as_mut(), cx)).await

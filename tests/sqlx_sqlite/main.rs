@@ -44,8 +44,8 @@ const NUMBERS: usize = 120;
 /// Each has a database of its own in memory, so that no statement meets the lock of another one and
 /// what fails is what is meant to.
 async fn pool() -> Pool<Sqlite> {
-    // A connection may be replaced in the middle of a program, for the pool closes one where a future
-    // that acquires it is dropped. What fills the new one is none of the program's.
+    // A connection may be replaced in the middle of a program, for the pool closes one where a
+    // future that acquires it is dropped. What fills the new one is none of the program's.
     let elsewhere = tracing::info_span!(parent: None, "fill");
     let options = SqlitePoolOptions::new()
         .max_connections(CONNECTIONS)

@@ -246,8 +246,8 @@ pub(crate) fn programs() -> impl Strategy<Value = Vec<Step>> {
     vec(on_pool(), 1..8)
 }
 
-/// Programs that do one thing after the other, so that it is known what a limit leaves of them; and no
-/// batches, since of these nothing can be refused once the text was sent.
+/// Programs that do one thing after the other, so that it is known what a limit leaves of them; and
+/// no batches, since of these nothing can be refused once the text was sent.
 pub(crate) fn plain_programs() -> impl Strategy<Value = Vec<Step>> {
     let run = call(sql()).prop_map(Step::Run);
     let step = run.clone().prop_recursive(3, 16, 4, move |inner| {

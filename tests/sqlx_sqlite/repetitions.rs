@@ -1,4 +1,5 @@
-//! A statement with a limit of its own on how often it is executed; the witness tells what SQLite was sent.
+//! A statement with a limit of its own on how often it is executed; the witness tells what SQLite
+//! was sent.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -375,8 +375,8 @@ async fn a_wait_for_a_connection_names_the_pool() {
         drop(orders.acquire().await);
     };
     let cut = work.budgeted("job", Budget::new().total_time(ms(30_000))).await.unwrap_err();
-    let message = "job: 30s in total, limit 30s: waiting for a connection of sqlite:orders.db for 29.9s, \
-                   30s in all";
+    let message = "job: 30s in total, limit 30s: waiting for a connection of sqlite:orders.db for \
+                   29.9s, 30s in all";
     assert_eq!(cut.violation().to_string(), message);
 
     let messages = Arc::new(Mutex::new(Vec::new()));

@@ -1,8 +1,8 @@
 //! What SQLite executed, as sqlx itself tells it by its events; nothing of ours is asked.
 //!
-//! The driver emits one event with the target `sqlx::query` when it is done with a statement text, on
-//! the thread of the connection, where nothing of the caller but its span is entered. So the events
-//! are told apart by span: each unit of work gets one of its own.
+//! The driver emits one event with the target `sqlx::query` when it is done with a statement text,
+//! on the thread of the connection, where nothing of the caller but its span is entered. So the
+//! events are told apart by span: each unit of work gets one of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -139,8 +139,8 @@ struct Fields {
 }
 
 impl Fields {
-    /// The text of the statement: sqlx gives it between empty lines, or as the summary if that is all
-    /// of it.
+    /// The text of the statement: sqlx gives it between empty lines, or as the summary if that is
+    /// all of it.
     fn statement(&self) -> String {
         let inner = self.whole.strip_prefix("\n\n").and_then(|text| text.strip_suffix('\n'));
         inner.unwrap_or(&self.summary).to_owned()

@@ -47,7 +47,8 @@ fn hard() -> Budget {
     Budget::new().queries(Limit::hard(20)).external_calls(Limit::hard(20))
 }
 
-/// Polls work that never ends by itself until it is cut, at most so often; gives the number of polls.
+/// Polls work that never ends by itself until it is cut, at most so often; gives the number of
+/// polls.
 fn polls_until_cut<T>(mut work: Pin<&mut impl Future<Output = Result<T, impl Sized>>>) -> u32 {
     for polls in 1..=10 {
         if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

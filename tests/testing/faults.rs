@@ -1,4 +1,5 @@
-//! Each fault of the sample service fails an assertion that names its line; without the faults all pass.
+//! Each fault of the sample service fails an assertion that names its line; without the faults all
+//! pass.
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
@@ -17,7 +18,8 @@ async fn get(what: &str, how: &str) -> Record<Response<Body>> {
     answer
 }
 
-/// The fault fails the assertion, with this first line and with this place, and without it all is well.
+/// The fault fails the assertion, with this first line and with this place, and without it all is
+/// well.
 async fn check(
     what: &str,
     assertion: impl Fn(&Record<Response<Body>>),
@@ -97,8 +99,8 @@ async fn an_unmetered_pool() {
     let no_unmetered = |record: &Record<_>| record.assert_no_unmetered();
     let first = "1 statement passed through no metered connection";
     check("on_an_unmetered_pool", no_unmetered, first, line).await;
-    let first = "the budget limits queries, repeated_queries, but no metered pool or client took part in \
-                 the work, while 1 statement ran unmetered";
+    let first = "the budget limits queries, repeated_queries, but no metered pool or client took \
+                 part in the work, while 1 statement ran unmetered";
     check("on_an_unmetered_pool", few, first, line).await;
 }
 

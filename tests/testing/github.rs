@@ -1,4 +1,5 @@
-//! On GitHub a failure is shown at the line that is to blame. A process of its own, for its environment.
+//! On GitHub a failure is shown at the line that is to blame. A process of its own, for its
+//! environment.
 
 use std::env;
 use std::process::Command;

@@ -108,8 +108,8 @@ async fn what_a_measurement_does_not_see() {
     assert_eq!(
         first,
         ["response_bytes", "body_idle"].map(|resource| format!(
-            "the budget limits {resource}, but a measurement does not see the body of a response; let a \
-             `BudgetLayer` limit it"
+            "the budget limits {resource}, but a measurement does not see the body of a response; \
+             let a `BudgetLayer` limit it"
         ))
     );
 }

@@ -65,7 +65,8 @@ async fn cached_suite() {
     work.budgeted("greet", Budget::new()).await.unwrap();
 }
 
-/// A suite of two tests, which uses as much as the environment says; does nothing in an ordinary run.
+/// A suite of two tests, which uses as much as the environment says; does nothing in an ordinary
+/// run.
 #[tokio::test]
 async fn suite() {
     let Ok(times) = env::var(TIMES) else { return };

@@ -81,8 +81,8 @@ async fn not_carried() {
     let [statement] = record.elsewhere() else { panic!("one statement") };
     assert_eq!((&*statement.text, statement.executions), ("SELECT ?", 4));
     let said = failure(|| record.assert_within(Budget::new().queries(1)));
-    let first = "the budget limits queries, but the work itself executed none, while 4 statements ran in other \
-                 tasks\n";
+    let first = "the budget limits queries, but the work itself executed none, while 4 statements \
+                 ran in other tasks\n";
     assert!(said.starts_with(first), "{said}");
     assert!(
         said.contains("\nstatements of other work meanwhile: 4, in no count\n     4x SELECT ?"),
@@ -99,8 +99,8 @@ async fn not_carried() {
     let record = record.await;
     assert_eq!((record.usage().queries, record.elsewhere()[0].executions), (1, 4));
     let said = failure(|| record.assert_queries(1));
-    let first = "the test counts queries, but the work itself may not have executed all, while 4 statements ran in \
-                 other tasks\n";
+    let first = "the test counts queries, but the work itself may not have executed all, while 4 \
+                 statements ran in other tasks\n";
     assert!(said.starts_with(first), "{said}");
     assert!(said.contains("`.in_current_budget()`"), "{said}");
     failure(|| record.assert_within(Budget::new().queries(9)));
@@ -173,8 +173,8 @@ async fn tasks_that_nobody_waited_for_are_not_taken_for_none() {
     };
     let record = measure(async { [task::spawn(query(&pool))] }).await;
     let said = failure(|| record.assert_queries(0));
-    let first = "the test counts queries, but it executed none by its end, with 1 task that was carried along still \
-                 running\n";
+    let first = "the test counts queries, but it executed none by its end, with 1 task that was \
+                 carried along still running\n";
     assert!(said.starts_with(first), "{said}");
     let [child] = record.into_output();
     child.await.unwrap();

@@ -1,4 +1,5 @@
-//! Names and texts of others are escaped wherever they leave: they forge no line of a log and hide none.
+//! Names and texts of others are escaped wherever they leave: they forge no line of a log and hide
+//! none.
 
 use std::fmt::{Debug, Display};
 use std::hint::black_box;
@@ -18,8 +19,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::failure;
 
-/// Each of these may be a part of a name: controls, line breaks, and marks that are invisible or change
-/// the direction.
+/// Each of these may be a part of a name: controls, line breaks, and marks that are invisible or
+/// change the direction.
 const HAZARDS: &str = "\0\t\n\u{b}\r\u{8}\u{1b}\u{1e}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{2028}\u{2029}\
                        \u{ad}\u{180e}\u{200b}\u{200d}\u{2060}\u{206a}\u{feff}\u{fff9}\u{e0001}\
                        \u{e0041}\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\

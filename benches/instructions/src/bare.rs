@@ -65,7 +65,8 @@ fn hello() -> Response<Full<Bytes>> {
     Response::new(Full::new(Bytes::from_static(b"hello")))
 }
 
-/// Waits once, for a statement: by a driver that does nothing, so that it is polled as often in each run.
+/// Waits once, for a statement: by a driver that does nothing, so that it is polled as often in
+/// each run.
 #[derive(Debug, Clone, Copy)]
 pub struct Lookup {
     pub is_metered: bool,

@@ -94,8 +94,8 @@ pub fn every_limit() -> Budget {
         .body_idle(long)
 }
 
-/// A service made ready for measuring: requests served by so many threads at once, so many by each; how
-/// long one took.
+/// A service made ready for measuring: requests served by so many threads at once, so many by each;
+/// how long one took.
 type Served = Box<dyn Fn(&Runtime, usize, u32) -> f64>;
 
 fn served<S, B>(service: S) -> Served

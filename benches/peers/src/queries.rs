@@ -24,8 +24,8 @@ pub fn run(time: Duration) {
     }
 }
 
-/// A pool of one connection each: two connections are never served equally fast, but a pool of sqlx can
-/// be shared by the sides.
+/// A pool of one connection each: two connections are never served equally fast, but a pool of sqlx
+/// can be shared by the sides.
 fn sqlite(time: Duration) {
     // The driver works on a thread of its own; wherever that runs, it should stay there.
     let pinned = core_affinity::get_core_ids().and_then(|ids| ids.last().copied());

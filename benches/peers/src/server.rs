@@ -34,8 +34,8 @@ static CORES: LazyLock<Vec<CoreId>> =
 
 /// Measures and prints the time a server takes for a request when it is never idle.
 ///
-/// Servers have a core of their own, with SQLite's threads, and the client another: where the kernel puts
-/// them would make more of a difference than what is measured.
+/// Servers have a core of their own, with SQLite's threads, and the client another: where the
+/// kernel puts them would make more of a difference than what is measured.
 pub fn run(time: Duration) {
     let client = || {
         if let Some(core) = CORES.first() {
@@ -88,7 +88,8 @@ fn timeout() -> TimeoutLayer {
     TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(30))
 }
 
-/// Serves so many batches of requests with one statement on one side only, for a count of instructions.
+/// Serves so many batches of requests with one statement on one side only, for a count of
+/// instructions.
 pub fn serve_only(side: &str, batches: usize) {
     let all = with_statements(1);
     let (_, address) = all.iter().find(|(name, _)| *name == side).expect("there is such a side");

@@ -21,8 +21,8 @@ const LONGEST_TEXT: usize = 16 << 10;
 
 /// The statements that are in flight on one connection.
 ///
-/// A statement is counted when it begins: where its future is dropped no end is reported. Statements that are
-/// pipelined overlap, and end in any order.
+/// A statement is counted when it begins: where its future is dropped no end is reported.
+/// Statements that are pipelined overlap, and end in any order.
 #[derive(Default)]
 pub(super) struct ConnectionState {
     in_flight: Vec<BegunStatement>,
@@ -68,8 +68,8 @@ impl ConnectionState {
         });
     }
 
-    /// Notes that transaction control comes next. It needs the connection for itself, so whatever was in flight was
-    /// given up.
+    /// Notes that transaction control comes next. It needs the connection for itself, so whatever
+    /// was in flight was given up.
     fn control(&mut self, recorded: Recorded) {
         self.in_flight.clear();
         self.control = Some(recorded);

@@ -1,9 +1,10 @@
 //! Counts what Diesel and diesel-async execute, by the events of their connections.
 //!
-//! One line where the program starts, before it makes its first connection, and no type changes: [`instrument`].
-//! Each statement is then one of [`queries`](crate::Usage::queries), and of [`observed`](crate::Usage::observed), of
-//! the unit of work that is running where it begins. It is observed, not metered: Diesel's events cannot refuse
-//! it, so a hard limit that it crosses cuts the work where it waits next.
+//! One line where the program starts, before it makes its first connection, and no type changes:
+//! [`instrument`]. Each statement is then one of [`queries`](crate::Usage::queries), and of
+//! [`observed`](crate::Usage::observed), of the unit of work that is running where it begins. It is
+//! observed, not metered: Diesel's events cannot refuse it, so a hard limit that it crosses cuts
+//! the work where it waits next.
 //!
 //! | resource | what of it is known |
 //! |---|---|
@@ -12,7 +13,8 @@
 //! | `query_time`, `slow_query` | from the begin to the end that Diesel reports, transaction control included in the former: of an iterator, until it is dropped; of diesel-async on PostgreSQL and MySQL, until the result begins to arrive |
 //! | `rows`, `connection_wait` | nothing |
 //!
-//! The texts are those that are sent. The values of parameters, which Diesel shows behind a text, are left out.
+//! The texts are those that are sent. The values of parameters, which Diesel shows behind a text,
+//! are left out.
 //!
 //! # Examples
 //!
@@ -47,8 +49,9 @@
 //!
 //! # Diesel on other threads
 //!
-//! Diesel itself blocks, so programs run it on threads where no unit of work is running. What is not carried there is
-//! in no report but in [`unattributed`](crate::db::Query::unattributed). Carried it is charged as anything else:
+//! Diesel itself blocks, so programs run it on threads where no unit of work is running. What is
+//! not carried there is in no report but in [`unattributed`](crate::db::Query::unattributed).
+//! Carried it is charged as anything else:
 //!
 //! | where Diesel runs | how it is carried |
 //! |---|---|
@@ -58,11 +61,11 @@
 //! | `SyncConnectionWrapper` of diesel-async, as for SQLite | a `SpawnBlocking` that carries, see below |
 //! | `AsyncPgConnection`, `AsyncMysqlConnection` | nothing to do: their events come up where the future is made and polled |
 //!
-//! diesel-async executes each statement on SQLite on a blocking thread, which the second parameter of
-//! `SyncConnectionWrapper` chooses:
+//! diesel-async executes each statement on SQLite on a blocking thread, which the second parameter
+//! of `SyncConnectionWrapper` chooses:
 //!
 //! ```ignore
-//! /// Runs the statements of a connection on blocking threads, charged to the work that executes them.
+//! /// Runs the statements of a connection on blocking threads, charged to the work.
 //! struct Carrying;
 //!
 //! impl SpawnBlocking for Carrying {
@@ -84,26 +87,27 @@
 //!
 //! # An instrumentation of your own
 //!
-//! Diesel has one default, and each connection has one instrumentation. So a later `set_default_instrumentation`
-//! replaces this one for new connections, and `set_instrumentation` on a connection replaces it there: what these
-//! connections execute is not counted any more. Keep both: give the default to [`instrument_with`], and wrap what
-//! is meant for one connection in an [`Instrumentation`].
+//! Diesel has one default, and each connection has one instrumentation. So a later
+//! `set_default_instrumentation` replaces this one for new connections, and `set_instrumentation`
+//! on a connection replaces it there: what these connections execute is not counted any more. Keep
+//! both: give the default to [`instrument_with`], and wrap what is meant for one connection in an
+//! [`Instrumentation`].
 //!
 //! # Cancellation
 //!
-//! A future of diesel-async that is dropped midway was counted when it began, in the unit of work in which it
-//! began. Diesel reports no end of it. Where the work itself is ended, the time until then is charged; where the work
-//! goes on, no time is, since when it was dropped is not known.
+//! A future of diesel-async that is dropped midway was counted when it began, in the unit of work
+//! in which it began. Diesel reports no end of it. Where the work itself is ended, the time until
+//! then is charged; where the work goes on, no time is, since when it was dropped is not known.
 //!
-//! A future of `load`, `execute` and the like that is made and never polled is counted as well, though nothing is
-//! sent: Diesel reports its begin when it is made.
+//! A future of `load`, `execute` and the like that is made and never polled is counted as well,
+//! though nothing is sent: Diesel reports its begin when it is made.
 //!
 //! # Not counted
 //!
-//! What a connection executes to set itself up (its time zone and encoding), what it looks up about types, `COPY`
-//! and notifications as diesel-async receives them, and connections that were made before [`instrument`] was called.
-//! The `SELECT 1` by which a pool looks whether a connection is alive is a statement like any other, and counts where
-//! the connection is asked for.
+//! What a connection executes to set itself up (its time zone and encoding), what it looks up about
+//! types, `COPY` and notifications as diesel-async receives them, and connections that were made
+//! before [`instrument`] was called. The `SELECT 1` by which a pool looks whether a connection is
+//! alive is a statement like any other, and counts where the connection is asked for.
 
 mod connection;
 mod text;
@@ -127,9 +131,9 @@ static USERS: RwLock<Option<Make>> = RwLock::new(None);
 
 /// Counts the statements of every connection of Diesel and diesel-async that is made from now on.
 ///
-/// Sets the default instrumentation of Diesel. If the program has set one before, that stays, nothing is
-/// counted, and an event at ERROR with the target [`HEALTH`] tells so: use [`instrument_with`]. A second call changes
-/// nothing.
+/// Sets the default instrumentation of Diesel. If the program has set one before, that stays,
+/// nothing is counted, and an event at ERROR with the target [`HEALTH`] tells so: use
+/// [`instrument_with`]. A second call changes nothing.
 ///
 /// See the [module docs](self) for what is counted, and for an example.
 pub fn instrument() {
@@ -139,8 +143,8 @@ pub fn instrument() {
         event!(
             target: HEALTH,
             Level::ERROR,
-            "statements of Diesel are not counted: the program has set a default instrumentation of its own, which \
-             stays; give it to `request_budget::diesel::instrument_with` instead"
+            "statements of Diesel are not counted: the program has set a default instrumentation \
+             of its own, which stays; give it to `request_budget::diesel::instrument_with` instead"
         );
         return;
     }
@@ -149,8 +153,8 @@ pub fn instrument() {
 
 /// As [`instrument`], and hands each event on to what this makes for each new connection.
 ///
-/// It takes what Diesel's `set_default_instrumentation` does, and is called in its place. It replaces whatever default
-/// the program has set before.
+/// It takes what Diesel's `set_default_instrumentation` does, and is called in its place. It
+/// replaces whatever default the program has set before.
 ///
 /// # Examples
 ///
@@ -190,7 +194,8 @@ fn make() -> Option<Box<dyn diesel::Instrumentation>> {
 
 /// Counts the statements of one connection, and hands its events on to another instrumentation.
 ///
-/// [`instrument`] gives one to every new connection. This is for `set_instrumentation`, which would replace it.
+/// [`instrument`] gives one to every new connection. This is for `set_instrumentation`, which would
+/// replace it.
 ///
 /// # Examples
 ///
@@ -229,7 +234,8 @@ impl Instrumentation {
 
     /// For a connection whose events another instrumentation gets as well.
     ///
-    /// The end of a statement is charged before it is passed on, so that its time excludes that of the other instrumentation.
+    /// The end of a statement is charged before it is passed on, so that its time excludes that of
+    /// the other instrumentation.
     #[must_use]
     pub fn with(users: impl diesel::Instrumentation) -> Self {
         Self::of(Some(Box::new(users)))

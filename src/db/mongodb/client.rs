@@ -66,7 +66,8 @@ impl Client {
         Ok(Self { inner: mongodb::Client::with_options(options)? })
     }
 
-    /// Starts a session whose transaction is rolled back when the work is cut; otherwise as the driver does.
+    /// Starts a session whose transaction is rolled back when the work is cut; otherwise as the
+    /// driver does.
     pub fn start_session(&self) -> StartSession<'_> {
         StartSession::new(&self.inner)
     }
@@ -100,8 +101,8 @@ impl fmt::Debug for Client {
 
 /// Adds the counting to options from which the driver's own client will be made.
 ///
-/// Handlers that are in the options already are kept and called after ours. Do this once: options that
-/// are instrumented twice count twice.
+/// Handlers that are in the options already are kept and called after ours. Do this once: options
+/// that are instrumented twice count twice.
 ///
 /// # Examples
 ///
@@ -134,7 +135,8 @@ pub fn instrument(options: &mut ClientOptions, detail: Detail) {
 
 /// Processes each event, then passes it to the handler that was configured before.
 ///
-/// A callback and not a channel, because only callbacks run in the task of the caller, inside its scope.
+/// A callback and not a channel, because only callbacks run in the task of the caller, inside its
+/// scope.
 fn observe<T: Send + Sync + 'static>(
     handler: &mut Option<EventHandler<T>>,
     look: impl Fn(&T) + Send + Sync + 'static,

@@ -24,9 +24,9 @@ use crate::scope;
 
 /// The connections of one client that are out for a command.
 ///
-/// A connection goes out in the task of its user and comes back in a task of the pool, so whose it is has
-/// to be kept. One lock, held for a map access; the driver's pool itself takes more than that for each
-/// command.
+/// A connection goes out in the task of its user and comes back in a task of the pool, so whose it
+/// is has to be kept. One lock, held for a map access; the driver's pool itself takes more than
+/// that for each command.
 #[derive(Debug)]
 pub(super) struct Connections {
     client: ClientId,
@@ -36,8 +36,8 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Out {
     users: HashMap<u64, Arc<Meter>, FixedState>,
-    /// Of connections that share the id with one that is out: options that were instrumented once can be
-    /// cloned and made into several clients.
+    /// Of connections that share the id with one that is out: options that were instrumented once
+    /// can be cloned and made into several clients.
     more: Vec<(u64, Arc<Meter>)>,
 }
 
@@ -47,8 +47,8 @@ impl Connections {
     }
 
     pub(super) fn handle(&self, event: &CmapEvent) {
-        // The driver frees sessions and cluster times of the work in tasks of its own. Some of them emit these
-        // events, on threads where perhaps no unit of work ever ends.
+        // The driver frees sessions and cluster times of the work in tasks of its own. Some of them
+        // emit these events, on threads where perhaps no unit of work ever ends.
         memory::add_to_total();
         match event {
             CmapEvent::ConnectionCheckedOut(event) => {
@@ -131,7 +131,8 @@ impl ClientId {
 
 fn add_connection_wait(meter: &Meter, address: &ServerAddress, wait: Duration) {
     meter.add_connection_wait(wait, || {
-        // Each unit of work has a longest wait, and of most it explains nothing: the name is not worth its making.
+        // Each unit of work has a longest wait, and of most it explains nothing: the name is not
+        // worth its making.
         const LEAST: Duration = Duration::from_millis(1);
         if wait < LEAST {
             return PoolId::UNKNOWN;

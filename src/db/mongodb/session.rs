@@ -15,30 +15,33 @@ use super::start::StartTransaction;
 use crate::escape::escaped;
 use crate::report::fields::HEALTH;
 
-/// A session whose transaction is rolled back when the work is cut; otherwise the driver's, to which it
-/// derefs.
+/// A session whose transaction is rolled back when the work is cut; otherwise the driver's, to
+/// which it derefs.
 ///
-/// Made by [`Client::start_session`](super::Client::start_session), or [from](Self::from) one of the driver:
-/// those that a `Collection` or a `Database` gives by its `client()` are.
+/// Made by [`Client::start_session`](super::Client::start_session), or [from](Self::from) one of
+/// the driver: those that a `Collection` or a `Database` gives by its `client()` are.
 ///
 /// # Cancellation
 ///
-/// The driver rolls a transaction back whose session is dropped, but only one of which it knows that it is in
-/// progress. It does not if a commit was begun, even if the command was never sent: because all connections were
-/// out, or because the work was cut during the last command before. Nor if the first command was
-/// dropped midway. Such a transaction keeps its locks until the session is used again, or by default for
-/// [60 seconds].
+/// The driver rolls a transaction back whose session is dropped, but only one of which it knows
+/// that it is in progress. It does not if a commit was begun, even if the command was never sent:
+/// because all connections were out, or because the work was cut during the last command before.
+/// Nor if the first command was dropped midway. Such a transaction keeps its locks until the
+/// session is used again, or by default for [60 seconds].
 ///
-/// So when this session is dropped with a transaction that it has begun, and not seen to be committed or
-/// rolled back, the server is told to end what is left: by the driver's `abortTransaction`, where that is sent, and
-/// by one `killSessions`, in a task of its own, so soon but not at once. That needs no privilege, for one's own
-/// sessions. Both are commands in no unit of work, like those that the driver sends by itself.
+/// So when this session is dropped with a transaction that it has begun, and not seen to be
+/// committed or rolled back, the server is told to end what is left: by the driver's
+/// `abortTransaction`, where that is sent, and by one `killSessions`, in a task of its own, so soon
+/// but not at once. That needs no privilege, for one's own sessions. Both are commands in no unit
+/// of work, like those that the driver sends by itself.
 ///
-/// * It goes by [`start_transaction`](Self::start_transaction), [`commit_transaction`](Self::commit_transaction)
-///   and [`abort_transaction`](Self::abort_transaction) of this type. A transaction that was begun through a
-///   `&mut mongodb::ClientSession` is not seen; one that was only committed there costs a `killSessions` for
-///   nothing.
-/// * The server cannot be told so where it is asked to be strict about its stable API (`ServerApi`).
+/// * It goes by [`start_transaction`](Self::start_transaction),
+///   [`commit_transaction`](Self::commit_transaction) and
+///   [`abort_transaction`](Self::abort_transaction) of this type. A transaction that was begun
+///   through a `&mut mongodb::ClientSession` is not seen; one that was only committed there costs a
+///   `killSessions` for nothing.
+/// * The server cannot be told so where it is asked to be strict about its stable API
+///   (`ServerApi`).
 /// * A program that ends at once has to wait for it: [`mongodb::Client::shutdown`] does.
 ///
 /// [60 seconds]: https://www.mongodb.com/docs/manual/core/transactions-production-consideration/
@@ -92,7 +95,8 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Rolls the transaction back, as the driver does, which takes it for done also if the command fails.
+    /// Rolls the transaction back, as the driver does, which takes it for done also if the command
+    /// fails.
     ///
     /// # Errors
     ///
@@ -173,8 +177,8 @@ async fn end(mut session: mongodb::ClientSession) {
     let killed = timeout(TIME_TO_END, async {
         // The driver ends a transaction that is in progress as usual, but sends nothing for others.
         drop(session.abort_transaction().await);
-        // Sends nothing, but lets go of the connection that the last transaction has for itself behind a load
-        // balancer: else this would wait for another with that one in its hands.
+        // Sends nothing, but lets go of the connection that the last transaction has for itself
+        // behind a load balancer: else this would wait for another with that one in its hands.
         drop(session.start_transaction().await);
         let kill = doc! { "killSessions": [session.id()] };
         let admin = session.client().database("admin");
@@ -198,8 +202,8 @@ fn say_that_it_may_stay_open(error: &(dyn Error + 'static)) {
         tracing::warn!(
             target: HEALTH,
             error = &*escaped(&error.to_string()),
-            "a MongoDB transaction that was given up could not be ended: it keeps its locks until the server \
-             does that by itself",
+            "a MongoDB transaction that was given up could not be ended: it keeps its locks until \
+             the server does that by itself",
         );
     }
 }

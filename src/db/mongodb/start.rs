@@ -116,8 +116,8 @@ impl<'a> StartTransaction<'a> {
         self.session.deref_mut().start_transaction().with_options(self.options.take())
     }
 
-    /// Runs this in a transaction and commits it, or rolls it back; again where that may help, as the driver
-    /// does.
+    /// Runs this in a transaction and commits it, or rolls it back; again where that may help, as
+    /// the driver does.
     ///
     /// # Errors
     ///

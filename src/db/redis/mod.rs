@@ -36,24 +36,26 @@ use crate::report::unmeasured::caches_are_metered;
 
 /// A connection to Redis whose round trips are counted, timed and refused.
 ///
-/// It wraps any [`ConnectionLike`]: a multiplexed connection, a `ConnectionManager`, a connection to a cluster.
-/// It implements that trait itself, so commands, pipelines and scripts stay unchanged. Clones share the connection
-/// if those of the inner one do.
+/// It wraps any [`ConnectionLike`]: a multiplexed connection, a `ConnectionManager`, a connection
+/// to a cluster. It implements that trait itself, so commands, pipelines and scripts stay
+/// unchanged. Clones share the connection if those of the inner one do.
 ///
 /// Each command and each pipeline is one round trip, counted in
-/// [`cache_calls`](crate::Budget::cache_calls) with its time, and not as a query. Commands are the same for
-/// [`repeated_cache_calls`](crate::Budget::repeated_cache_calls) if they have the same name, and their first keys
-/// differ only in ids: `GET user:7` and `GET user:8` are both `GET user:*`. Reports contain no values.
+/// [`cache_calls`](crate::Budget::cache_calls) with its time, and not as a query. Commands are the
+/// same for [`repeated_cache_calls`](crate::Budget::repeated_cache_calls) if they have the same
+/// name, and their first keys differ only in ids: `GET user:7` and `GET user:8` are both `GET
+/// user:*`. Reports contain no values.
 ///
 /// # Errors
 ///
-/// A command that a hard limit refuses is not sent. Its error contains the cut, which [`Cut::find`] finds. The future
-/// of a refused command returns `Pending` first, so that the work can be cut even in a loop that retries.
+/// A command that a hard limit refuses is not sent. Its error contains the cut, which [`Cut::find`]
+/// finds. The future of a refused command returns `Pending` first, so that the work can be cut even
+/// in a loop that retries.
 ///
 /// # Cancellation
 ///
-/// A command that is dropped midway is counted, with its time until then. How long a command may take
-/// is a setting of the connection, `response_timeout`.
+/// A command that is dropped midway is counted, with its time until then. How long a command may
+/// take is a setting of the connection, `response_timeout`.
 ///
 /// # Not counted
 ///

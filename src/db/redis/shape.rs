@@ -56,7 +56,8 @@ pub(super) fn of_command(command: &Cmd) -> String {
             shape.push_str(&word.to_ascii_uppercase());
         }
     } else if is_one_of(&SCRIPTS) {
-        // The text of a script is long and may contain values, and its hash is of no use to a reader.
+        // The text of a script is long and may contain values, and its hash is of no use to a
+        // reader.
         words.next();
         let count = words.next();
         if count != Some(b"0".as_slice())
@@ -100,8 +101,8 @@ fn push_key(shape: &mut String, key: &[u8]) {
 
 /// Writes a key without the ids in it.
 ///
-/// Its parts are separated by `:`, `/` and `.`. A part with a digit in it is an id, and so is a long one, and the
-/// last one if no other is: "user:alice" becomes "user:*".
+/// Its parts are separated by `:`, `/` and `.`. A part with a digit in it is an id, and so is a
+/// long one, and the last one if no other is: "user:alice" becomes "user:*".
 fn push_folded(shape: &mut String, key: &str) {
     const SEPARATORS: [char; 3] = [':', '/', '.'];
     let mut has_id = false;

@@ -1,7 +1,7 @@
 //! The compiler's message for code that requires [`sqlx::Acquire`], which is not implemented.
 //!
-//! By itself the compiler would list sqlx's own types. These impls have a bound that no type satisfies, whose message
-//! names what to do instead.
+//! By itself the compiler would list sqlx's own types. These impls have a bound that no type
+//! satisfies, whose message names what to do instead.
 
 use futures_core::future::BoxFuture;
 use sqlx::{Acquire, Database};
@@ -16,8 +16,8 @@ use super::pool::Pool;
     label = "pass `.unmetered()` of this pool or connection instead",
     note = "what runs on `.unmetered()` is not counted, and no limit holds for it: it is meant for \
             migrations and the like",
-    note = "code of your own can take `impl sqlx::Executor`, or `request_budget::sqlx::Pool`, and stay \
-            metered"
+    note = "code of your own can take `impl sqlx::Executor`, or `request_budget::sqlx::Pool`, and \
+            stay metered"
 )]
 trait HandsOutUnmetered {
     fn never<T>(self) -> T;

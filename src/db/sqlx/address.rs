@@ -6,7 +6,8 @@ use sqlx::{ConnectOptions as _, Database};
 
 use super::kind::{Kind, debug};
 
-/// As in `postgres://db.example.com:5432/shop`, or the name of the database where the rest is not known.
+/// As in `postgres://db.example.com:5432/shop`, or the name of the database where the rest is not
+/// known.
 pub(super) fn of<DB: Database>(pool: &sqlx::Pool<DB>, kind: Kind) -> String {
     let options = pool.connect_options();
     if DB::NAME == "Any" {
@@ -57,8 +58,8 @@ fn file_name(path: &str) -> &str {
     Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
 }
 
-/// The text after a label that ends in a quotation mark. Where one is in a text of the options, such as a
-/// password, it is escaped: so nothing in that passes for a label.
+/// The text after a label that ends in a quotation mark. Where one is in a text of the options,
+/// such as a password, it is escaped: so nothing in that passes for a label.
 fn text<'a>(options: &'a str, label: &str) -> Option<&'a str> {
     let (text, _) = after(options, label)?.split_once('"')?;
     (!text.contains('\\')).then_some(text)

@@ -7,21 +7,23 @@ use sqlx::{Database, Executor};
 use super::session::{Handle, Session};
 use crate::report::unmeasured::statements_are_metered;
 
-/// A metered view of a connection of sqlx that belongs to somebody else: what is executed on it is counted, and
-/// refused past a hard limit.
+/// A metered view of a connection of sqlx that belongs to somebody else: what is executed on it is
+/// counted, and refused past a hard limit.
 ///
 /// For code that gets sqlx's own `&mut PgConnection`: a hook of the pool
 /// ([`after_connect`](sqlx::pool::PoolOptions::after_connect)), the connection of a
-/// [`PgListener`](sqlx::postgres::PgListener), a function or trait of a library. `&mut` of it is the executor.
+/// [`PgListener`](sqlx::postgres::PgListener), a function or trait of a library. `&mut` of it is
+/// the executor.
 ///
-/// The connection is not this crate's to give back or to close. So it is not cleaned after a cut, as one of a
-/// [`Pool`](super::Pool) is: whoever owns it uses it next as the driver leaves it. There is no `begin`: of a
-/// transaction of sqlx, which is not counted, pass the connection (`&mut *tx`) and its statements are.
+/// The connection is not this crate's to give back or to close. So it is not cleaned after a cut,
+/// as one of a [`Pool`](super::Pool) is: whoever owns it uses it next as the driver leaves it.
+/// There is no `begin`: of a transaction of sqlx, which is not counted, pass the connection (`&mut *tx`)
+/// and its statements are.
 ///
 /// # Cancellation
 ///
-/// A statement that is dropped midway continues; the driver waits for its end when the connection is used next, as
-/// without this crate.
+/// A statement that is dropped midway continues; the driver waits for its end when the connection
+/// is used next, as without this crate.
 ///
 /// # Examples
 ///

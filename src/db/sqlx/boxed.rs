@@ -7,7 +7,8 @@ use futures_core::Stream;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// What is boxed: the driver's futures hold kilobytes, which `Box::pin` would make on the stack and copy.
+    /// What is boxed: the driver's futures hold kilobytes, which `Box::pin` would make on the stack
+    /// and copy.
     pub(super) struct Boxed<T> {
         #[pin]
         inner: Option<T>,

@@ -5,7 +5,8 @@ use super::kind::Kind;
 /// What the statements on a connection may have left in its session.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Something that only closing the connection certainly undoes: a setting, or a statement that was not seen.
+    /// Something that only closing the connection certainly undoes: a setting, or a statement that
+    /// was not seen.
     pub(super) is_lasting: bool,
     /// Temporary objects, where they are not looked for on the server.
     pub(super) has_temporary: bool,
@@ -14,11 +15,13 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Notes what this text may change. Nearly all texts change nothing, which their first word shows.
+    /// Notes what this text may change. Nearly all texts change nothing, which their first word
+    /// shows.
     pub(super) fn note(&mut self, kind: Kind, text: &str, may_be_batch: bool) {
         // SQLite executes all that is in a text, also in one that was prepared.
         if (may_be_batch || kind.is_sqlite()) && text.contains(';') {
-            // A semicolon in a literal yields a part that is no known statement, which is treated as a change: the safe side.
+            // A semicolon in a literal yields a part that is no known statement, which is treated
+            // as a change: the safe side.
             text.split(';').for_each(|text| self.note_one(kind, text));
         } else {
             self.note_one(kind, text);

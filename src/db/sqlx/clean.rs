@@ -16,8 +16,8 @@ use crate::memory;
 /// How long the next user of a pool has to wait at most, until it may open a connection of its own.
 const PATIENCE: Duration = Duration::from_millis(25);
 
-/// Cleans a connection in a task of its own and gives it back to its pool; closes what cannot be cleaned, or
-/// not soon.
+/// Cleans a connection in a task of its own and gives it back to its pool; closes what cannot be
+/// cleaned, or not soon.
 ///
 /// The task belongs to no unit of work, and what it takes is charged to none.
 pub(super) fn give_back<DB: Database>(
@@ -44,8 +44,8 @@ pub(super) fn give_back<DB: Database>(
     });
 }
 
-/// Closes a connection without waiting for anything, which makes room in its pool at once. The server rolls
-/// back what was open.
+/// Closes a connection without waiting for anything, which makes room in its pool at once. The
+/// server rolls back what was open.
 pub(super) fn close<DB: Database>(raw: sqlx::pool::PoolConnection<DB>) {
     memory::aside(|| drop(raw.detach()));
 }
@@ -60,7 +60,8 @@ impl<DB: Database> Returning<DB> {
             Kind::Postgres => timeout(PATIENCE, clean_postgres::<DB>(raw)).await == Ok(true),
             Kind::MySql => timeout(PATIENCE, clean_mysql::<DB>(raw, methods)).await == Ok(true),
             Kind::SqliteFile => timeout(PATIENCE, clean_sqlite::<DB>(raw, &changes)).await.is_ok(),
-            // To close it could lose the database, so its statement is waited for, however long it takes.
+            // To close it could lose the database, so its statement is waited for, however long it
+            // takes.
             Kind::SqliteMemory => {
                 wait_for_driver::<DB>(raw).await;
                 clean_sqlite::<DB>(raw, &changes).await;
@@ -138,8 +139,9 @@ async fn clean_sqlite<DB: Database>(raw: &mut DB::Connection, changes: &Changes)
 
 /// Waits until the driver's thread has nothing left to do, or is gone.
 ///
-/// It never answers a command that is queued when it panics, and refuses at once what is sent afterwards. So what
-/// is not answered is sent again, after twice the time. A ping is used, since only that has no effect once it is dropped.
+/// It never answers a command that is queued when it panics, and refuses at once what is sent
+/// afterwards. So what is not answered is sent again, after twice the time. A ping is used, since
+/// only that has no effect once it is dropped.
 async fn wait_for_driver<DB: Database>(raw: &mut DB::Connection) {
     let mut patience = PATIENCE;
     while timeout(patience, raw.ping()).await.is_err() {
@@ -149,7 +151,8 @@ async fn wait_for_driver<DB: Database>(raw: &mut DB::Connection) {
 
 /// Drops all temporary objects: SQLite does so when it is to store them elsewhere.
 async fn drop_temporary<DB: Database>(raw: &mut DB::Connection) {
-    // Rows cannot be read here, so the condition is turned into an error: the smallest integer has no `abs`.
+    // Rows cannot be read here, so the condition is turned into an error: the smallest integer has
+    // no `abs`.
     let stored = [
         (
             "SELECT abs(-9223372036854775808 + temp_store - 1) FROM pragma_temp_store",

@@ -21,8 +21,8 @@ use crate::{memory, scope};
 
 /// A connection whose statements are counted, of a pool or by itself.
 ///
-/// `&mut Connection` is the executor behind `&mut *conn` of a [`PoolConnection`] and `&mut *tx` of a
-/// [`Transaction`]. See the [module docs](super).
+/// `&mut Connection` is the executor behind `&mut *conn` of a [`PoolConnection`] and `&mut *tx` of
+/// a [`Transaction`]. See the [module docs](super).
 pub struct Connection<DB: Database> {
     /// `None` only while it is taken apart.
     raw: Option<Raw<DB>>,
@@ -76,7 +76,8 @@ impl<DB: Database> Connection<DB> {
         Handle { raw, session: &mut self.session }
     }
 
-    /// Makes sure that a statement executed now is in the transaction that it is meant for, or in none.
+    /// Makes sure that a statement executed now is in the transaction that it is meant for, or in
+    /// none.
     pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
         self.handle().settle().await
     }
@@ -130,7 +131,8 @@ impl<DB: Database> Connection<DB> {
         Transaction::begin(self, Some(statement.into_sql_str())).await
     }
 
-    /// Runs this in a transaction, which is committed if it returns `Ok`, and rolled back otherwise.
+    /// Runs this in a transaction, which is committed if it returns `Ok`, and rolled back
+    /// otherwise.
     ///
     /// # Errors
     ///

@@ -22,10 +22,11 @@ pub(super) enum Sent {
     Failed(sqlx::Error),
 }
 
-/// Sends a text that returns nothing of interest, where the driver believes itself outside of a transaction.
+/// Sends a text that returns nothing of interest, where the driver believes itself outside of a
+/// transaction.
 ///
-/// As the statement that begins a transaction, for that is what all drivers can do whose executor is not
-/// known here: they execute it as it is, and then look whether there is a transaction.
+/// As the statement that begins a transaction, for that is what all drivers can do whose executor
+/// is not known here: they execute it as it is, and then look whether there is a transaction.
 pub(super) async fn send<DB: Database>(raw: &mut DB::Connection, text: &'static str) -> Sent {
     send_text::<DB>(raw, SqlStr::from_static(text)).await
 }
@@ -41,31 +42,34 @@ pub(super) async fn send_text<DB: Database>(raw: &mut DB::Connection, text: SqlS
 
 /// Whether MySQL's driver takes each answer of the server for that to what it belongs to.
 ///
-/// It does not know of answers that are still to come to a `prepare` or a ping that was dropped midway.
+/// It does not know of answers that are still to come to a `prepare` or a ping that was dropped
+/// midway.
 pub(super) async fn is_in_step<DB: Database>(
     raw: &mut DB::Connection,
     methods: &Methods<DB>,
 ) -> bool {
-    // A `prepare` that was dropped midway leaves descriptions of columns. The driver panics where it takes those
-    // for the beginning of rows, but only fails where it takes them for the answer to a ping. The first ping reads
-    // what else there is: the error of a statement, or that the statement is prepared.
+    // A `prepare` that was dropped midway leaves descriptions of columns. The driver panics where
+    // it takes those for the beginning of rows, but only fails where it takes them for the answer
+    // to a ping. The first ping reads what else there is: the error of a statement, or that the
+    // statement is prepared.
     if !matches!(raw.ping().await, Ok(()) | Err(sqlx::Error::Database(_)))
         || raw.ping().await.is_err()
     {
         return false;
     }
     // The answers to earlier pings and statements look alike; only this has one that no other has.
+    const ANSWER: &str = "request-budget: in step";
     let question = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'request-budget: in step'";
     let asked = (methods.execute)(raw, Request::new(sqlx::raw_sql(question)));
     let answer = Driver::for_itself(asked).await;
-    matches!(answer, Err(sqlx::Error::Database(error)) if error.message() == "request-budget: in step")
+    matches!(answer, Err(sqlx::Error::Database(error)) if error.message() == ANSWER)
 }
 
-/// Has PostgreSQL's driver send this before whatever is sent next, where it believes itself outside of a
-/// transaction.
+/// Has PostgreSQL's driver send this before whatever is sent next, where it believes itself outside
+/// of a transaction.
 ///
-/// It writes the text down when it is polled for the first time, and from then on knows that there will be
-/// an answer. Other drivers first wait for the answers to what was sent before.
+/// It writes the text down when it is polled for the first time, and from then on knows that there
+/// will be an answer. Other drivers first wait for the answers to what was sent before.
 pub(super) fn queue<DB: Database>(raw: &mut DB::Connection, text: &'static str) {
     let sending = pin!(send::<DB>(raw, text));
     // Dropped when it was polled once: the next operation reads the answer.

@@ -10,15 +10,15 @@ use crate::db::Query;
 pub(super) struct Interrupted {
     /// By the end of the unit of work: it has to be cleaned before others get the connection.
     pub(super) by_end: bool,
-    /// By whomever, while their answer was awaited. Most drivers read what is left of it when the connection is used
-    /// next; MySQL's can mistake it for the answer to what is sent next.
+    /// By whomever, while their answer was awaited. Most drivers read what is left of it when the
+    /// connection is used next; MySQL's can mistake it for the answer to what is sent next.
     pub(super) in_answer: bool,
 }
 
 /// A statement that the driver works on.
 ///
-/// Dropped midway it notes that on the connection, unless that was between two rows of a stream, of which the
-/// first were enough for the work.
+/// Dropped midway it notes that on the connection, unless that was between two rows of a stream, of
+/// which the first were enough for the work.
 pub(super) struct Execution<'e, W: Watched> {
     watched: W,
     interrupted: &'e mut Interrupted,

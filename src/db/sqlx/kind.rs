@@ -66,8 +66,8 @@ pub(super) fn debug<DB: Database>(
     text
 }
 
-/// Whether the options of SQLite name a database in memory, or a temporary one. A file of such a name is
-/// taken for one as well: it is cleaned then where it could have been closed.
+/// Whether the options of SQLite name a database in memory, or a temporary one. A file of such a
+/// name is taken for one as well: it is cleaned then where it could have been closed.
 fn is_in_memory(options: &str) -> bool {
     let signs = ["in_memory: true", ":memory:", "mode=memory", "filename: \"\""];
     signs.iter().any(|sign| options.contains(sign))

@@ -1,9 +1,10 @@
 //! What a driver's connection does as an executor, as plain functions.
 //!
-//! The executors of this crate call these instead of asking for `&mut DB::Connection: Executor`: with that bound
-//! on an impl of `Executor` for `&mut Connection<DB>`, rustc looks for a connection of ours inside one of ours
-//! and so on, and fails with E0275 in code that is generic over the database, even if that code uses plain sqlx.
-//! So the bound is required where a pool or connection is wrapped, and its methods are kept as function pointers.
+//! The executors of this crate call these instead of asking for `&mut DB::Connection: Executor`:
+//! with that bound on an impl of `Executor` for `&mut Connection<DB>`, rustc looks for a connection
+//! of ours inside one of ours and so on, and fails with E0275 in code that is generic over the
+//! database, even if that code uses plain sqlx. So the bound is required where a pool or connection
+//! is wrapped, and its methods are kept as function pointers.
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
@@ -49,9 +50,10 @@ type DescribeText<DB> =
 
 /// A database whose connections are executors.
 ///
-/// A trait of its own for where the database is not known yet, as in `Pool::from(pool.clone())`: with the bound on
-/// the connection, rustc looks for it among all impls of `Executor` even so, and fails with E0275 if another crate
-/// has one for a connection around one of any database (sqlx-otel).
+/// A trait of its own for where the database is not known yet, as in `Pool::from(pool.clone())`:
+/// with the bound on the connection, rustc looks for it among all impls of `Executor` even so, and
+/// fails with E0275 if another crate has one for a connection around one of any database
+/// (sqlx-otel).
 pub(super) trait Executes: Database {
     fn methods() -> &'static Methods<Self>;
 }

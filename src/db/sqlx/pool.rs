@@ -19,7 +19,8 @@ use crate::report::unmeasured::statements_are_metered;
 
 /// A pool whose statements are counted.
 ///
-/// Made from a [`sqlx::Pool`]; a handle like that one, cheap to clone. See the [module docs](super).
+/// Made from a [`sqlx::Pool`]; a handle like that one, cheap to clone. See the [module
+/// docs](super).
 pub struct Pool<DB: Database> {
     inner: sqlx::Pool<DB>,
     methods: &'static Methods<DB>,
@@ -29,10 +30,12 @@ pub struct Pool<DB: Database> {
 }
 
 impl<DB: Database> Pool<DB> {
-    /// Names the pool in what is reported of waits for its connections, at most 100 characters of it.
+    /// Names the pool in what is reported of waits for its connections, at most 100 characters of
+    /// it.
     ///
-    /// Unless it is named, that is where it connects to, as in `postgres://db.example.com:5432/shop`. About a
-    /// thousand names are distinguished in a process; further pools have none.
+    /// Unless it is named, that is where it connects to, as in
+    /// `postgres://db.example.com:5432/shop`. About a thousand names are distinguished in a
+    /// process; further pools have none.
     ///
     /// # Examples
     ///
@@ -45,7 +48,8 @@ impl<DB: Database> Pool<DB> {
     /// let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
     /// let pool = Pool::from(pool).with_name("replica");
     /// let _held = pool.acquire().await?;
-    /// let work = pool.acquire().budgeted("export", Budget::new().total_time(Duration::from_millis(20)));
+    /// let budget = Budget::new().total_time(Duration::from_millis(20));
+    /// let work = pool.acquire().budgeted("export", budget);
     /// let cause = work.await.unwrap_err().violation().cause.clone();
     /// assert_eq!(cause.unwrap().pool(), Some("replica"));
     /// # Ok(()) }
@@ -57,8 +61,8 @@ impl<DB: Database> Pool<DB> {
 
     /// sqlx's own pool.
     ///
-    /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's own
-    /// type (migrations, `LISTEN`) and for its settings and figures (`size`, `options`).
+    /// **What passes through it is not counted**, and no limit holds for it. For what needs sqlx's
+    /// own type (migrations, `LISTEN`) and for its settings and figures (`size`, `options`).
     #[must_use]
     pub fn unmetered(&self) -> &sqlx::Pool<DB> {
         &self.inner
@@ -74,8 +78,9 @@ impl<DB: Database> Pool<DB> {
         async move { Ok(pool.checkout().await?.0) }
     }
 
-    /// As [`acquire`](Self::acquire), but borrowed, and for something that begins right then. The future of the driver is large: it is made where it
-    /// stays, because each variable that holds it on the way would be a copy of it.
+    /// As [`acquire`](Self::acquire), but borrowed, and for something that begins right then. The
+    /// future of the driver is large: it is made where it stays, because each variable that holds
+    /// it on the way would be a copy of it.
     pub(super) async fn checkout(&self) -> sqlx::Result<(PoolConnection<DB>, Begun)> {
         let wait = ConnectionWait::start(self.name);
         let connection = Driver::for_itself(self.inner.acquire()).await?;
@@ -96,7 +101,8 @@ impl<DB: Database> Pool<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the pool or of the driver, or an [`sqlx::Error::Configuration`] past a hard limit.
+    /// Returns the error of the pool or of the driver, or an [`sqlx::Error::Configuration`] past a
+    /// hard limit.
     pub async fn begin(&self) -> sqlx::Result<Transaction<'static, DB>> {
         Transaction::begin_pooled(self.acquire().await?, None).await
     }
@@ -245,7 +251,8 @@ impl<DB: Executes> From<sqlx::Pool<DB>> for Pool<DB> {
     fn from(inner: sqlx::Pool<DB>) -> Self {
         statements_are_metered();
         let kind = Kind::of(&inner);
-        // What it connects to and how: two pools of one database with the same settings are the same.
+        // What it connects to and how: two pools of one database with the same settings are the
+        // same.
         let database = DatabaseId::of(&inner.connect_options());
         let name = PoolId::of(&address::of(&inner, kind));
         Self { inner, methods: DB::methods(), kind, database, name }

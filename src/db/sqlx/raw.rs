@@ -1,8 +1,8 @@
 //! Conversions of metered connections into references to sqlx's own.
 //!
-//! `&mut tx` and `&mut conn` become a `&mut PgConnection` where a function takes that, and its `AsMut` is
-//! there for bounds such as that of `PgAdvisoryLock`. A generic parameter does not coerce, so `&mut *tx` stays a
-//! metered executor wherever an `impl Executor` is taken.
+//! `&mut tx` and `&mut conn` become a `&mut PgConnection` where a function takes that, and its
+//! `AsMut` is there for bounds such as that of `PgAdvisoryLock`. A generic parameter does not
+//! coerce, so `&mut *tx` stays a metered executor wherever an `impl Executor` is taken.
 
 use std::ops::{Deref, DerefMut};
 
@@ -22,8 +22,8 @@ impl<DB: Database> Deref for Connection<DB> {
     }
 }
 
-/// What is executed on it is not counted, unless [`SqlxEvents`](crate::db::SqlxEvents) does; one event in a while
-/// warns of that.
+/// What is executed on it is not counted, unless [`SqlxEvents`](crate::db::SqlxEvents) does; one
+/// event in a while warns of that.
 impl<DB: Database> DerefMut for Connection<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
         warn_of_raw_use();
@@ -81,9 +81,9 @@ fn warn_of_raw_use() {
         tracing::event!(
             target: HEALTH,
             tracing::Level::WARN,
-            "a metered connection was passed as sqlx's own, so what is executed on it is not counted: pass \
-             `&mut *tx` as an executor, take `&mut request_budget::sqlx::Connection<DB>`, or count with \
-             `db::SqlxEvents`",
+            "a metered connection was passed as sqlx's own, so what is executed on it is not \
+             counted: pass `&mut *tx` as an executor, take `&mut \
+             request_budget::sqlx::Connection<DB>`, or count with `db::SqlxEvents`",
         );
     }
 }

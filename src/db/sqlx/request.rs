@@ -51,8 +51,8 @@ impl<DB: Database> Request<DB> {
         self.sql.as_str()
     }
 
-    /// Whether it may hold several statements: what has arguments, even none, is prepared as one (by all
-    /// but SQLite, which runs each and is counted once).
+    /// Whether it may hold several statements: what has arguments, even none, is prepared as one
+    /// (by all but SQLite, which runs each and is counted once).
     pub(super) fn may_be_batch(&self) -> bool {
         matches!(self.arguments, Ok(None))
     }

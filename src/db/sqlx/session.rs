@@ -36,9 +36,11 @@ pub(super) enum State {
     Stray,
     /// The open transaction has been rolled back, with all of its savepoints.
     Lost,
-    /// A savepoint was dropped midway, and it is unknown whether it exists: the connection has to be closed.
+    /// A savepoint was dropped midway, and it is unknown whether it exists: the connection has to
+    /// be closed.
     Broken,
-    /// The driver cannot tell any more which answer belongs to what: the connection has to be closed.
+    /// The driver cannot tell any more which answer belongs to what: the connection has to be
+    /// closed.
     OutOfStep,
 }
 
@@ -67,7 +69,8 @@ impl<DB: Database> Session<DB> {
         self.transactions.state == State::Known && !self.may_be_out_of_step()
     }
 
-    /// Whether the driver may be about to take the answer to something else for that to what is sent next.
+    /// Whether the driver may be about to take the answer to something else for that to what is
+    /// sent next.
     pub(super) fn may_be_out_of_step(&self) -> bool {
         self.interrupted.in_answer && self.kind == Kind::MySql
     }
@@ -80,7 +83,8 @@ pub(super) struct Handle<'c, DB: Database> {
 }
 
 impl<'c, DB: Database> Handle<'c, DB> {
-    /// Makes sure that the next statement is executed in the transaction that it is meant for, or in none.
+    /// Makes sure that the next statement is executed in the transaction that it is meant for, or
+    /// in none.
     pub(super) async fn settle(&mut self) -> sqlx::Result<()> {
         if self.session.may_be_out_of_step() {
             self.check_step().await;
@@ -156,7 +160,7 @@ pub(super) fn lost() -> sqlx::Error {
 /// The error for the owner of a connection whose driver has lost track of the answers.
 #[cold]
 pub(super) fn out_of_step() -> sqlx::Error {
-    let reason = "a statement was dropped midway, and the rest of its answer cannot be told from the next: \
-        use another connection";
+    let reason = "a statement was dropped midway, and the rest of its answer cannot be told from \
+        the next: use another connection";
     sqlx::Error::Protocol(reason.to_owned())
 }

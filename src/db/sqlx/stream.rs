@@ -32,8 +32,8 @@ pub(super) struct Results<'e, DB: Database> {
 pub(super) enum Rows {
     /// They go to the caller one by one, who can ask how many there were.
     HandedOut,
-    /// They are kept until all are there, and counted then; or where the next has to be waited for, as soon as
-    /// they cross a limit.
+    /// They are kept until all are there, and counted then; or where the next has to be waited for,
+    /// as soon as they cross a limit.
     KeptForAWhile,
     /// By the executor's `execute`.
     ThrownAway,

@@ -89,9 +89,10 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the driver. Where a hard limit has refused something to the unit of work it
-    /// is an [`sqlx::Error::Configuration`], and the changes are undone: some of them are missing. Where a savepoint in
-    /// it was dropped midway, so that they are undone already, it is an [`sqlx::Error::Protocol`].
+    /// Returns the error of the driver. Where a hard limit has refused something to the unit of
+    /// work it is an [`sqlx::Error::Configuration`], and the changes are undone: some of them are
+    /// missing. Where a savepoint in it was dropped midway, so that they are undone already, it is
+    /// an [`sqlx::Error::Protocol`].
     pub async fn commit(mut self) -> sqlx::Result<()> {
         if let Err(cut) = TransactionWait::may_commit() {
             return Err(refuse(cut).await);
@@ -148,10 +149,11 @@ impl<DB: Database> Transaction<'_, DB> {
         self.connection.get_mut()
     }
 
-    /// Notes that all is lost if the driver has rolled back more than the savepoint that was not made.
+    /// Notes that all is lost if the driver has rolled back more than the savepoint that was not
+    /// made.
     ///
-    /// PostgreSQL's does: what it rolls back when its `begin` is dropped, or fails, is the innermost
-    /// transaction that is open, and that is the one around.
+    /// PostgreSQL's does: what it rolls back when its `begin` is dropped, or fails, is the
+    /// innermost transaction that is open, and that is the one around.
     fn look_whether_lost(&mut self, depth: usize) {
         let (raw, _) = self.parts();
         if DB::TransactionManager::get_transaction_depth(raw) < depth {

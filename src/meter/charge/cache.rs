@@ -10,8 +10,8 @@ use crate::resource::Resource;
 use crate::time::nanos;
 
 impl Meter {
-    /// Counts one round trip to a cache that is about to be made, here and in all that this work runs inside; or
-    /// nowhere, if a hard limit of any of them forbids it.
+    /// Counts one round trip to a cache that is about to be made, here and in all that this work
+    /// runs inside; or nowhere, if a hard limit of any of them forbids it.
     pub(crate) fn take_cache_call(&self, key: Key, command: &str) -> Result<(), Cut> {
         let give_back = |meter: &Self| {
             meter.give_back(Resource::CacheCalls);

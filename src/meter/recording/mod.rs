@@ -1,7 +1,7 @@
 //! Recording, for tests: a list of everything that a unit of work does, in addition to its counts.
 //!
-//! Without the feature `testing` all functions are empty. With it, each statement checks one flag as long as nothing in
-//! the process is being recorded.
+//! Without the feature `testing` all functions are empty. With it, each statement checks one flag
+//! as long as nothing in the process is being recorded.
 
 #[cfg(not(feature = "testing"))]
 mod absent;

@@ -69,7 +69,8 @@ pub(super) fn running() -> Vec<Arc<Recording>> {
 pub(crate) struct Stray {
     pub(crate) entry: Arc<Entry>,
     pub(crate) ran: Arc<Whereabouts>,
-    /// In the runtime of the recording; else in none, or another, while the recorded work was polled.
+    /// In the runtime of the recording; else in none, or another, while the recorded work was
+    /// polled.
     pub(crate) is_in_runtime: bool,
 }
 
@@ -163,7 +164,8 @@ impl Recording {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
-    /// Takes back the latest entry of a statement that nothing had counted, since it is counted now.
+    /// Takes back the latest entry of a statement that nothing had counted, since it is counted
+    /// now.
     pub(crate) fn forget_unmetered(&self, text: &str) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it =
@@ -273,7 +275,8 @@ impl Drop for Carry {
     }
 }
 
-/// The streamed body of a response of recorded work, until it was read; nothing unless that is recorded.
+/// The streamed body of a response of recorded work, until it was read; nothing unless that is
+/// recorded.
 #[cfg(feature = "http")]
 #[derive(Debug, Default)]
 pub(crate) struct Unread(Vec<Arc<Recording>>);
@@ -299,8 +302,8 @@ impl Unread {
     }
 }
 
-/// Notes a statement that is part of no work at all with what is recorded in the same runtime: it may have
-/// been meant to be part of that.
+/// Notes a statement that is part of no work at all with what is recorded in the same runtime: it
+/// may have been meant to be part of that.
 pub(crate) fn record_elsewhere(kind: Kind, text: Option<&str>) -> Recorded {
     if is_live() { record_stray(kind, text, None) } else { Recorded::default() }
 }
@@ -510,7 +513,8 @@ impl Meter {
         memory::aside(|| self.record_in_all(kind, text, Site::capture))
     }
 
-    /// Marks the account as that of an HTTP request. Stacks cannot show that once functions are inlined.
+    /// Marks the account as that of an HTTP request. Stacks cannot show that once functions are
+    /// inlined.
     #[cfg(feature = "http")]
     pub(crate) fn mark_as_request(&self) {
         self.flags.set(Flags::REQUEST);
@@ -557,7 +561,8 @@ impl Meter {
     }
 }
 
-/// The subscriber of a recording, and the watch on memory, while the recorded work runs on this thread.
+/// The subscriber of a recording, and the watch on memory, while the recorded work runs on this
+/// thread.
 #[derive(Debug, Default)]
 pub(crate) struct Subscribed {
     // First, so that what the subscriber spawns when it is dropped is not the work's.
@@ -575,8 +580,8 @@ impl Drop for Subscribed {
 }
 
 impl Subscribed {
-    /// Called before the work is entered. What runs here already is left as it is: the work may have
-    /// put a subscriber of its own in the place of ours.
+    /// Called before the work is entered. What runs here already is left as it is: the work may
+    /// have put a subscriber of its own in the place of ours.
     pub(crate) fn new(entering: &Meter, current: impl Fn() -> Option<Arc<Meter>>) -> Self {
         if is_live() { Self::of(entering, current().as_deref()) } else { Self::default() }
     }

@@ -1,8 +1,9 @@
 //! Which tasks recorded work may have spawned: those that got their number while it was polled.
 //!
-//! tokio does not reveal who spawned a task. But it numbers all tasks of the process in the order in which they
-//! are spawned, so a number taken before a poll and one taken after it enclose those of what the poll spawned.
-//! On several threads they enclose what others spawned at the same time as well.
+//! tokio does not reveal who spawned a task. But it numbers all tasks of the process in the order
+//! in which they are spawned, so a number taken before a poll and one taken after it enclose those
+//! of what the poll spawned. On several threads they enclose what others spawned at the same time
+//! as well.
 
 use std::cell::RefCell;
 use std::mem;

@@ -19,7 +19,8 @@ pub(crate) struct Woken {
     /// Who has woken it.
     pub(crate) site: Site,
     pub(crate) from: Whereabouts,
-    /// The statement in no work that the thread was busy with last, if that was for whoever has woken it.
+    /// The statement in no work that the thread was busy with last, if that was for whoever has
+    /// woken it.
     pub(crate) after: Option<Last>,
 }
 
@@ -99,8 +100,8 @@ impl Recording {
         memory::aside(|| {
             let from = Whereabouts::here(false);
             let last = LAST.try_with(|last| last.borrow().clone()).ok().flatten();
-            // One that has ended before the recording began says nothing. And what wakes the waiters of a task is
-            // in no task any more.
+            // One that has ended before the recording began says nothing. And what wakes the
+            // waiters of a task is in no task any more.
             let is_meant = |last: &Last| from.task.is_none() || from.task == last.task;
             let after = last.filter(|last| last.number >= self.first_last && is_meant(last));
             let woken = Woken { site: Site::capture(), from, after };

@@ -7,14 +7,15 @@ use crate::memory;
 
 /// Counts of the most frequent of any number of texts, in bounded memory.
 ///
-/// This is the sketch Space-Saving: each of a fixed number of counters belongs to one text, and a text that has none takes
-/// over the counter with the lowest count, which it inherits. So a place says at most how often its text
-/// was seen; less what was inherited, it says at least how often. That lower bound is exact from the moment
-/// the text took its place, and a text that comes more often than once in as many other texts as there are places
-/// keeps it. Only the lower bound is ever shown, and compared with limits.
+/// This is the sketch Space-Saving: each of a fixed number of counters belongs to one text, and a
+/// text that has none takes over the counter with the lowest count, which it inherits. So a place
+/// says at most how often its text was seen; less what was inherited, it says at least how often.
+/// That lower bound is exact from the moment the text took its place, and a text that comes more
+/// often than once in as many other texts as there are places keeps it. Only the lower bound is
+/// ever shown, and compared with limits.
 ///
-/// Behind a lock, and each access looks at all places: work with so many different statements has more to
-/// wait for. Texts are kept only of what is repeated, so ever new texts cost no allocation.
+/// Behind a lock, and each access looks at all places: work with so many different statements has
+/// more to wait for. Texts are kept only of what is repeated, so ever new texts cost no allocation.
 #[derive(Debug)]
 pub(super) struct Crowd {
     summary: Mutex<Summary>,

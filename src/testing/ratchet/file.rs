@@ -26,7 +26,8 @@ pub(super) fn write(path: &Path, suite: &Suite) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly()) {
         return Err(named(path, &io::Error::new(io::ErrorKind::PermissionDenied, "is read-only")));
     }
-    // Each process writes a temporary file and renames it, so that the file is never left half written.
+    // Each process writes a temporary file and renames it, so that the file is never left half
+    // written.
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
     let new = Path::new(&new);
@@ -38,7 +39,8 @@ pub(super) fn write(path: &Path, suite: &Suite) -> io::Result<()> {
     })
 }
 
-/// The entries that a process has recorded, without a last one that is incomplete because it was killed.
+/// The entries that a process has recorded, without a last one that is incomplete because it was
+/// killed.
 pub(super) fn entries(path: &Path) -> io::Result<Vec<Line>> {
     let bytes = fs::read(path).map_err(|error| named(path, &error))?;
     let text = String::from_utf8_lossy(&bytes);

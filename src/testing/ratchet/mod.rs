@@ -22,11 +22,11 @@ type Suite = BTreeMap<String, Noted>;
 
 /// Compares what the requests and jobs of a whole test suite use with a committed file.
 ///
-/// If the variable `REQUEST_BUDGET_RATCHET` is set to a folder, every unit of work of every test, that is each
-/// request that passes through a [`BudgetLayer`](crate::BudgetLayer) and each
+/// If the variable `REQUEST_BUDGET_RATCHET` is set to a folder, every unit of work of every test,
+/// that is each request that passes through a [`BudgetLayer`](crate::BudgetLayer) and each
 /// [`budgeted`](crate::BudgetExt::budgeted) job, is recorded there under its name. Afterwards
-/// [`check`](Self::check) fails if one uses more than the file allows. So the suite becomes a suite of query
-/// budgets, with a single new test:
+/// [`check`](Self::check) fails if one uses more than the file allows. So the suite becomes a suite
+/// of query budgets, with a single new test:
 ///
 /// ```no_run
 /// #[test]
@@ -37,19 +37,21 @@ type Suite = BTreeMap<String, Noted>;
 /// ```
 ///
 /// ```sh
-/// export REQUEST_BUDGET_RATCHET=$(mktemp -d)   # empty, or what was noted before counts as well; absolute
-/// cargo test                                   # or cargo nextest run
+/// # Absolute, and empty, or what was noted before counts as well.
+/// export REQUEST_BUDGET_RATCHET=$(mktemp -d)
+/// cargo test  # or cargo nextest run
 /// cargo test --test ratchet -- --ignored
 /// ```
 ///
-/// With `REQUEST_BUDGET_RATCHET_UPDATE=1` the last command writes the file instead: the first time, and whenever
-/// the numbers are meant to change.
+/// With `REQUEST_BUDGET_RATCHET_UPDATE=1` the last command writes the file instead: the first time,
+/// and whenever the numbers are meant to change.
 ///
 /// A name that no test runs any more stays in the file until you remove it.
 ///
-/// Recorded are queries, repeated queries, rows, transactions, calls to caches and repeated ones, external calls and
-/// unmetered statements; memory only [on request](Self::with_memory), and no times. Work whose budget is [exempt](crate::Budget::exempt) is
-/// compared like all other work, and listed with its reason. Unmetered statements are those that a
+/// Recorded are queries, repeated queries, rows, transactions, calls to caches and repeated ones,
+/// external calls and unmetered statements; memory only [on request](Self::with_memory), and no
+/// times. Work whose budget is [exempt](crate::Budget::exempt) is compared like all other work, and
+/// listed with its reason. Unmetered statements are those that a
 /// [`SqlxEvents`](crate::db::SqlxEvents) or a [measurement](super::measure) receives.
 #[derive(Debug, Clone)]
 pub struct Ratchet {
@@ -59,8 +61,8 @@ pub struct Ratchet {
 }
 
 impl Ratchet {
-    /// Creates a ratchet that is kept in this TOML file, relative to the folder in which the test runs, which is
-    /// that of the package.
+    /// Creates a ratchet that is kept in this TOML file, relative to the folder in which the test
+    /// runs, which is that of the package.
     #[must_use]
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self { file: file.into(), folder: None, memory: None }
@@ -80,15 +82,16 @@ impl Ratchet {
         self
     }
 
-    /// Asserts that nothing uses more than the file allows; returns the comparison, whose `Display` is a table.
+    /// Asserts that nothing uses more than the file allows; returns the comparison, whose `Display`
+    /// is a table.
     ///
     /// What uses less, and what no test has run, is listed and is no failure.
     ///
     /// # Panics
     ///
-    /// Panics, with the table, if something uses more than the file allows or is not in the file; if nothing was
-    /// recorded, or only zeros by processes without any metered pool or client; and if the file, or what was
-    /// recorded, cannot be read.
+    /// Panics, with the table, if something uses more than the file allows or is not in the file;
+    /// if nothing was recorded, or only zeros by processes without any metered pool or client; and
+    /// if the file, or what was recorded, cannot be read.
     #[track_caller]
     #[expect(clippy::must_use_candidate, reason = "it asserts")]
     pub fn check(&self) -> Comparison {
@@ -159,8 +162,8 @@ impl Ratchet {
         let mut needed = read_all(&folder)?;
         if needed.suite.is_empty() {
             return Err(io::Error::other(format!(
-                "nothing was noted in {}: no test ran a request through a `BudgetLayer`, or a budgeted job, \
-                 with {FOLDER} set",
+                "nothing was noted in {}: no test ran a request through a `BudgetLayer`, or a \
+                 budgeted job, with {FOLDER} set",
                 folder.display()
             )));
         }

@@ -1,4 +1,5 @@
-//! `ExternalHttpClient` under the S3 client of the AWS SDK, whose calls go to a server on this machine.
+//! `ExternalHttpClient` under the S3 client of the AWS SDK, whose calls go to a server on this
+//! machine.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,8 +41,9 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     with_runtime(0, test());
 }
 
-/// A server that answers as S3 does: `/shop/ready` at once, `/shop/never` never; the body of `/shop/endless`
-/// and the list of `/endless` begin and never end; `/shop/third` succeeds when it is asked the third time.
+/// A server that answers as S3 does: `/shop/ready` at once, `/shop/never` never; the body of
+/// `/shop/endless` and the list of `/endless` begin and never end; `/shop/third` succeeds when it
+/// is asked the third time.
 async fn s3() -> SocketAddr {
     let endless = || async {
         let first = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"<first")) });

@@ -1,4 +1,5 @@
-//! What the main build cannot link, or is too heavy for it: other versions of sqlx and SeaORM, and the AWS SDK.
+//! What the main build cannot link, or is too heavy for it: other versions of sqlx and SeaORM, and
+//! the AWS SDK.
 
 mod aws;
 mod check;

@@ -50,12 +50,12 @@ pub(crate) async fn pool() -> SqlitePool {
     options.connect_with(SqliteConnectOptions::new()).await.expect("opens")
 }
 
-/// How often the statements on our table have run, on all connections, by SQLite's table of the statements
-/// that it keeps prepared. A batch is not kept.
+/// How often the statements on our table have run, on all connections, by SQLite's table of the
+/// statements that it keeps prepared. A batch is not kept.
 pub(crate) async fn executed(pool: &SqlitePool) -> u64 {
-    const RUNS: &str = "SELECT coalesce(sum(run), 0) FROM sqlite_stmt WHERE sql LIKE '%budget_items%' \
-                        AND sql NOT LIKE '%hits = 1%' AND trim(sql) <> 'SELECT count(*) FROM budget_items' \
-                        AND sql NOT LIKE '%sqlite_stmt%'";
+    const RUNS: &str = "SELECT coalesce(sum(run), 0) FROM sqlite_stmt WHERE sql LIKE \
+                        '%budget_items%' AND sql NOT LIKE '%hits = 1%' AND trim(sql) <> 'SELECT \
+                        count(*) FROM budget_items' AND sql NOT LIKE '%sqlite_stmt%'";
     let mut runs = 0;
     for connection in join_all((0..CONNECTIONS).map(|_| pool.acquire())).await {
         let mut connection = connection.expect("acquires");

@@ -20,8 +20,8 @@ async fn a_task_that_is_not_carried_along_beside_a_statement_of_ones_own() {
     };
     let record = measure(work(pool.clone(), 1)).await;
     let said = failure(|| record.assert_queries(1));
-    let first = "the test counts queries, but the work itself may not have executed all, while 1 statement ran in \
-                 other tasks\n";
+    let first = "the test counts queries, but the work itself may not have executed all, while 1 \
+                 statement ran in other tasks\n";
     assert!(said.starts_with(first), "{said}");
     assert!(said.contains("`.in_current_budget()`"), "{said}");
     failure(|| record.assert_within(Budget::new().queries(1)));
@@ -29,8 +29,8 @@ async fn a_task_that_is_not_carried_along_beside_a_statement_of_ones_own() {
 
     let run = scaling([1, 3], async |n| measure(work(pool.clone(), n)).await).await;
     let said = failure(|| run.assert_constant_queries());
-    let first = "the test counts queries at size 1, but the work itself may not have executed all, while 1 statement ran in \
-                 other tasks\n";
+    let first = "the test counts queries at size 1, but the work itself may not have executed all, \
+                 while 1 statement ran in other tasks\n";
     assert!(said.starts_with(first), "{said}");
 
     let apart = async |pool: Pool<Sqlite>| {

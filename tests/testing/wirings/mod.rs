@@ -15,8 +15,8 @@ use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 
 const ALONE: &str = "REQUEST_BUDGET_TEST_WIRING";
 
-/// Runs one wiring in a process of its own, and demands that its standard error says each of these. The harness
-/// captures nothing of it, since a warning of a test that passes would be lost.
+/// Runs one wiring in a process of its own, and demands that its standard error says each of these.
+/// The harness captures nothing of it, since a warning of a test that passes would be lost.
 async fn warns(test: &str, words: &[&str], wiring: impl Future<Output = ()>) {
     let said = said(test, wiring).await;
     for words in words {

@@ -38,7 +38,8 @@ async fn a_scaling_nothing_is_asserted_on() {
 async fn what_is_wired_well_warns_of_nothing() {
     let said = said("records::what_is_wired_well_warns_of_nothing", async {
         let pool = metered().await;
-        // What is asserted on, what is looked at, what waits for a clock, and what is carried along.
+        // What is asserted on, what is looked at, what waits for a clock, and what is carried
+        // along.
         measure(query(&pool)).await.assert_queries(1);
         assert_eq!(measure(query(&pool)).await.usage().queries, 1);
         let record = measure(query(&pool)).await;

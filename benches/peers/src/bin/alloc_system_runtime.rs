@@ -1,4 +1,5 @@
-//! No allocator of anybody's, inside a future that a runtime polls, as the one that counts for a request is.
+//! No allocator of anybody's, inside a future that a runtime polls, as the one that counts for a
+//! request is.
 
 fn main() {
     peers::allocators::probe(|piece| {

@@ -43,7 +43,8 @@ const BATCH: &str = "UPDATE budget_items SET hits = 0; SELECT count(*) FROM budg
 const INSERT: &str = "INSERT INTO budget_items VALUES (1, 0)";
 const NO_SUCH_COLUMN: &str = "SELECT no_such_column FROM budget_items";
 
-/// What the server has executed, by its own statistics, on a connection that Diesel knows nothing of.
+/// What the server has executed, by its own statistics, on a connection that Diesel knows nothing
+/// of.
 struct Witness {
     client: Client,
     pool: Pool<AsyncPgConnection>,
@@ -397,8 +398,8 @@ fn time(url: &str) {
     });
 }
 
-/// A future that is made in one unit of work and goes on in another belongs to the first; what is left of one that was
-/// dropped keeps nothing of its work, and is no part of the next.
+/// A future that is made in one unit of work and goes on in another belongs to the first; what is
+/// left of one that was dropped keeps nothing of its work, and is no part of the next.
 #[expect(clippy::async_yields_async, reason = "it is to go on in another work")]
 fn another_work(url: &str) {
     runtime(0).block_on(async {

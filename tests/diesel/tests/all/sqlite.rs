@@ -209,7 +209,8 @@ fn fifty_at_once() {
     });
 }
 
-/// Between two polls where it is called in a future, and while the future waits where it is called elsewhere.
+/// Between two polls where it is called in a future, and while the future waits where it is called
+/// elsewhere.
 fn cut() {
     runtime(0).block_on(async {
         let (mut connection, executed) = open();

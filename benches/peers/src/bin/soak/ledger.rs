@@ -83,7 +83,8 @@ pub struct Totals {
     pub committed: AtomicU64,
     pub unknown: AtomicU64,
     pub reporter_panics: AtomicU64,
-    /// Handlers that have failed on a connection whose session they may have changed, and closed it, by [`Store`].
+    /// Handlers that have failed on a connection whose session they may have changed, and closed
+    /// it, by [`Store`].
     pub closed: [AtomicU64; 3],
     pub outcomes: [AtomicU64; 5],
 }

@@ -1,5 +1,6 @@
-//! A soak with faults: random requests and jobs on every database, cut, hung up on, panicking, with PostgreSQL
-//! restarted meanwhile; in rounds, after each of which everything is compared with what should be.
+//! A soak with faults: random requests and jobs on every database, cut, hung up on, panicking, with
+//! PostgreSQL restarted meanwhile; in rounds, after each of which everything is compared with what
+//! should be.
 //!
 //! `benches/soak --help` has the arguments, and `BENCHMARKS.md` what is checked.
 

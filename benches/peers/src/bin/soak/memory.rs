@@ -24,11 +24,12 @@ impl Memory {
     }
 }
 
-/// By how much the live bytes may differ: eight times what they do from round to round, as connections that were
-/// made anew have other statements in their caches. In ten minutes the smallest allocation (16 bytes), left by every
-/// tenth unit of work, is more.
+/// By how much the live bytes may differ: eight times what they do from round to round, as
+/// connections that were made anew have other statements in their caches. In ten minutes the
+/// smallest allocation (16 bytes), left by every tenth unit of work, is more.
 const MOST_LIVE: i64 = 64 << 10;
-/// In KiB, and only with one arena of glibc's: with one a thread, each grows to its own peak, at another time.
+/// In KiB, and only with one arena of glibc's: with one a thread, each grows to its own peak, at
+/// another time.
 const MOST_RESIDENT: i64 = 8 << 10;
 /// Sockets to servers, which pools open when they first need them, and files of SQLite.
 const MOST_FILES: i64 = 16;
@@ -46,7 +47,8 @@ pub fn check(all: &[Memory], ledger: &Ledger) {
         list(|memory| memory.resident),
         list(|memory| memory.files)
     );
-    // Of the rounds of a quarter the least: what is left of work adds up in it too, what caches hold does not.
+    // Of the rounds of a quarter the least: what is left of work adds up in it too, what caches
+    // hold does not.
     let least = |of: &[Memory], field: fn(&Memory) -> u64| of.iter().map(field).min().unwrap_or(0);
     let grown = |field| {
         least(&all[at(3)..], field).cast_signed() - least(&all[at(1)..at(2)], field).cast_signed()

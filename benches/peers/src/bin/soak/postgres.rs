@@ -1,4 +1,5 @@
-//! A PostgreSQL that can be restarted: `benches/peers/postgres.sh` starts it, and ends it when we do.
+//! A PostgreSQL that can be restarted: `benches/peers/postgres.sh` starts it, and ends it when we
+//! do.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -25,8 +26,8 @@ impl Server {
         Ok(this)
     }
 
-    /// Stops it by this signal (`INT` has it end sessions, `QUIT` drops everything), waits so many seconds, and
-    /// starts it again.
+    /// Stops it by this signal (`INT` has it end sessions, `QUIT` drops everything), waits so many
+    /// seconds, and starts it again.
     pub fn restart(&mut self, signal: &str, down: f64) -> Result<(), String> {
         let commands = self.commands.as_mut().expect("is there until it is dropped");
         writeln!(commands, "{signal} {down:.2}").map_err(|error| error.to_string())?;

@@ -152,7 +152,8 @@ fn budget(headers: &HeaderMap) -> Budget {
     budget
 }
 
-/// Begins jobs beside the requests, until told to stop: half of them are left alone, the others cut or aborted.
+/// Begins jobs beside the requests, until told to stop: half of them are left alone, the others cut
+/// or aborted.
 pub async fn jobs(paths: Vec<String>, stores: Arc<Stores>, ledger: Arc<Ledger>, stop: Stop) {
     let random = Random::new(u64::MAX);
     let mut running = tokio::task::JoinSet::new();
@@ -192,7 +193,8 @@ pub async fn jobs(paths: Vec<String>, stores: Arc<Stores>, ledger: Arc<Ledger>, 
 }
 
 async fn job(path: String, plan: String, budget: Budget, stores: Arc<Stores>, ledger: Arc<Ledger>) {
-    // Numbered here and not before: a task that is aborted before its first poll is no unit of work.
+    // Numbered here and not before: a task that is aborted before its first poll is no unit of
+    // work.
     let work = ledger.start(format!("job {path}"), plan, Duration::from_millis(3));
     let reporter = work.reporter(work.random.one_in(7), true);
     let attributes = Attributes::new().with("id", work.id);

@@ -41,7 +41,8 @@ pub struct Texts {
 
 /// What handlers and checks do with an SQL database.
 ///
-/// Implemented for each by a macro: what sqlx asks of a database to bind one integer fills a page of bounds.
+/// Implemented for each by a macro: what sqlx asks of a database to bind one integer fills a page
+/// of bounds.
 pub trait Sql: Database {
     const STORE: Store;
     const TEXTS: Texts;

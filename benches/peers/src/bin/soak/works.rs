@@ -291,7 +291,8 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
             work.committed(key);
         }
         "two_connections" => {
-            // One inside of the other, as a helper that takes the pool does: bounded by its patience.
+            // One inside of the other, as a helper that takes the pool does: bounded by its
+            // patience.
             let key = work.write(DB::STORE, 1);
             let mut connection = pool.acquire().await?;
             work.pause("with one connection").await;
@@ -307,8 +308,8 @@ pub async fn run<DB: Sql>(kind: &str, pool: Pool<DB>, work: &Work) -> Done {
     Ok(())
 }
 
-/// Has a connection closed on which something has failed, as nobody knows its session then: work that ends by
-/// itself gives back what it holds as it is.
+/// Has a connection closed on which something has failed, as nobody knows its session then: work
+/// that ends by itself gives back what it holds as it is.
 fn end<DB: Sql>(mut connection: PoolConnection<DB>, work: &Work, done: Done) -> Done {
     if done.is_err() {
         connection.close_on_drop();

@@ -1,7 +1,7 @@
 //! What a test cannot see fails it, or is named on standard error, however the test was built.
 //!
-//! `tests/profiles/run` builds this program in several ways and strips it step by step. How much is left
-//! is told by a variable, since what the library makes of it is what is tested.
+//! `tests/profiles/run` builds this program in several ways and strips it step by step. How much is
+//! left is told by a variable, since what the library makes of it is what is tested.
 
 mod elsewhere;
 mod metered;
@@ -65,8 +65,8 @@ fn assert_place(said: &str, file: &str, line: u32) {
     }
 }
 
-/// Runs this in a process of its own, and returns what it writes to standard error; `None` in that process. The
-/// harness would lose the warnings of a test that passes.
+/// Runs this in a process of its own, and returns what it writes to standard error; `None` in that
+/// process. The harness would lose the warnings of a test that passes.
 async fn warnings(test: &str, wiring: impl Future<Output = ()>) -> Option<String> {
     const ALONE: &str = "REQUEST_BUDGET_PROFILE_WIRING";
     if env::var(ALONE).is_ok_and(|alone| alone == test) {
@@ -82,7 +82,8 @@ async fn warnings(test: &str, wiring: impl Future<Output = ()>) -> Option<String
 
 const STRIPPED: &str = "because the program is stripped of its symbols";
 
-/// Demands that these words are written to standard error. A program that was stripped says that it cannot know.
+/// Demands that these words are written to standard error. A program that was stripped says that it
+/// cannot know.
 async fn assert_warns(test: &str, words: &str, wiring: impl Future<Output = ()>) {
     let Some(said) = warnings(test, wiring).await else { return };
     match known() {

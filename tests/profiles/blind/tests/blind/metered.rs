@@ -31,7 +31,8 @@ async fn an_n_plus_one_is_named_with_its_place() {
     }
 }
 
-/// Demands that nothing was written but, by a program that was stripped, that it cannot know who has woken the work.
+/// Demands that nothing was written but, by a program that was stripped, that it cannot know who
+/// has woken the work.
 #[track_caller]
 fn assert_quiet(said: &str) {
     let [all, stripped] = ["request-budget: warning: ", STRIPPED].map(|w| said.matches(w).count());

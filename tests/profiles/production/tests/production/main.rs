@@ -1,5 +1,5 @@
-//! What is promised, in the configuration of production: default features and `sqlx`, without `testing` and
-//! `witness`, optimised.
+//! What is promised, in the configuration of production: default features and `sqlx`, without
+//! `testing` and `witness`, optimised.
 
 mod events;
 mod http;
