@@ -18,6 +18,10 @@ pub fn is_to_be_expected(path: &str, error: &(dyn Error + 'static)) -> bool {
         Some(sqlx::Error::PoolTimedOut) => true,
         // A savepoint that was dropped midway.
         Some(sqlx::Error::Protocol(reason)) if reason.contains("savepoint") => true,
+        // A statement whose preparation was dropped midway, after which the connection was used on.
+        Some(sqlx::Error::Protocol(reason)) if reason.ends_with("use another connection") => {
+            may_be(Store::Mariadb)
+        }
         Some(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => may_be(Store::Postgres),
         Some(sqlx::Error::Database(error)) => {
             let code = error.code().unwrap_or_default();
