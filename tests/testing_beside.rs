@@ -2,11 +2,16 @@
 //! test only: tests beside it would spawn tasks at the same moment.
 #![expect(clippy::unwrap_used, reason = "a test may panic; not all of this is in test functions")]
 
+use std::future::poll_fn;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::thread;
 
-use futures_util::future::{BoxFuture, join};
+use futures_util::future::BoxFuture;
+use futures_util::poll;
 use request_budget::db::Query;
 use request_budget::testing::{Record, measure, unrelated};
 use request_budget::{Budget, BudgetExt};
@@ -112,14 +117,20 @@ fn tests_on_one_runtime_do_not_fail_each_other() {
                     scope.spawn(seed.take().unwrap());
                     begun.recv().unwrap();
                 }
-                // Polled before the seeds begin and after they have ended.
-                let work = async { ended.await.unwrap() };
+                // Polled once before the seeds begin, and once after they have ended: a poll in
+                // between could have spawned what they spawn at that moment.
+                let mut is_polled = false;
+                let work = poll_fn(|_| match mem::replace(&mut is_polled, true) {
+                    false => Poll::Pending,
+                    true => Poll::Ready(()),
+                });
                 let record = runtime.block_on(async {
-                    let begin = async {
-                        seed.map(|seed| scope.spawn(seed));
-                        start.send(()).unwrap();
-                    };
-                    join(measure(work), begin).await.0
+                    let mut measured = pin!(measure(work));
+                    assert!(poll!(&mut measured).is_pending());
+                    seed.map(|seed| scope.spawn(seed));
+                    start.send(()).unwrap();
+                    ended.await.unwrap();
+                    measured.await
                 });
                 assert_eq!(suspected(&record), []);
                 record.assert_queries(0);
