@@ -9,13 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::get;
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use request_budget::report::{Report, Reporter};
 use request_budget::{Budget, BudgetLayer, Violation};
 use tower::buffer::BufferLayer;
@@ -192,11 +194,11 @@ fn a_hyper_service_in_one_builder() {
     fn is_servable<S, B>(_: S)
     where
         S: Service<http::Request<hyper::body::Incoming>, Response = http::Response<B>> + Clone,
-        B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + Default + 'static,
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Default + 'static,
     {
     }
     let hello = tower::service_fn(async |_: http::Request<hyper::body::Incoming>| {
-        Ok::<_, Infallible>(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+        Ok::<_, Infallible>(http::Response::new(http_body_util::Full::<Bytes>::default()))
     });
     let stack =
         ServiceBuilder::new().layer(CorsLayer::permissive()).layer(BudgetLayer::new(Budget::new()));
@@ -208,7 +210,8 @@ fn a_hyper_service_in_one_builder() {
     drop(stack.service(hello));
 }
 
-/// A gRPC service without generated code; `Slow` never answers.
+/// A gRPC service without generated code; `Slow` never answers, and `Watch` sends one message and
+/// then nothing.
 #[derive(Clone)]
 struct Ledger;
 
@@ -232,6 +235,12 @@ impl Service<http::Request<tonic::body::Body>> for Ledger {
                 pending::<()>().await;
             }
             let answer = http::Response::builder().header("content-type", "application/grpc");
+            if request.uri().path().ends_with("/Watch") {
+                let message = Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 5])));
+                let endless = stream::iter([message]).chain(stream::pending());
+                let body = tonic::body::Body::new(StreamBody::new(endless));
+                return Ok(answer.body(body).expect("is an answer"));
+            }
             let answer = answer.header("grpc-status", "5").body(tonic::body::Body::empty());
             Ok(answer.expect("is an answer"))
         })
@@ -299,9 +308,25 @@ async fn a_tonic_client_of_a_tonic_server() {
     }
     use tonic::Code::{DeadlineExceeded, NotFound, Unimplemented};
     assert_eq!(codes, [NotFound, DeadlineExceeded, Unimplemented]);
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.expect("is ready");
+    let path = http::uri::PathAndQuery::from_static("/pkg.Ledger/Watch");
+    let answer = client.server_streaming(tonic::Request::new(()), path, Raw).await;
+    let mut messages = answer.expect("begins").into_inner();
+    assert_eq!(messages.message().await.expect("comes before the cut"), Some(()));
+    let status = messages.message().await.expect_err("is cut");
+    assert_eq!(
+        (status.code(), status.message()),
+        (DeadlineExceeded, "the time for the call was up")
+    );
     assert_eq!(
         *ends.0.lock().expect("no test panics while it looks"),
-        ["/pkg.Ledger/Get: ok", "/pkg.Ledger/Slow: cut", "/pkg.None/Get: error"]
+        [
+            "/pkg.Ledger/Get: ok",
+            "/pkg.Ledger/Slow: cut",
+            "/pkg.None/Get: error",
+            "/pkg.Ledger/Watch: cut"
+        ]
     );
     server.abort();
 }
