@@ -57,12 +57,13 @@ pub(super) async fn is_in_step<DB: Database>(
     {
         return false;
     }
-    // The answers to earlier pings and statements look alike; only this has one that no other has.
-    const ANSWER: &str = "request-budget: in step";
-    let question = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'request-budget: in step'";
-    let asked = (methods.execute)(raw, Request::new(sqlx::raw_sql(question)));
-    let answer = Driver::for_itself(asked).await;
-    matches!(answer, Err(sqlx::Error::Database(error)) if error.message() == ANSWER)
+    // The answers to earlier pings and statements look alike. This one names what was asked for, and so
+    // do the errors of all servers that speak this protocol, of which not all can `SIGNAL`.
+    let asked = sqlx::raw_sql("SELECT request_budget_is_in_step");
+    let answer = Driver::for_itself((methods.execute)(raw, Request::new(asked))).await;
+    let is_answer =
+        |error: &dyn DatabaseError| error.message().contains("request_budget_is_in_step");
+    matches!(answer, Err(sqlx::Error::Database(error)) if is_answer(&*error))
 }
 
 /// Has PostgreSQL's driver send this before whatever is sent next, where it believes itself outside
