@@ -9,11 +9,11 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::error::{BodyError, BoxError};
 use super::grpc::{self, Framing};
 use super::idle::Idle;
 use super::wait::Deadline;
 use crate::deadline::{Detachable, Held};
+use crate::error::http::{BodyError, BoxError};
 use crate::meter::recording::Unread;
 use crate::report::Outcome;
 use crate::resource::Resource;

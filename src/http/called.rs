@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::error::{BoxError, ExternalError};
 use crate::deadline::LongCall;
+use crate::error::http::{BoxError, ExternalError};
 
 /// Ends its call when it has ended, is dropped, or is cut.
 pub(super) struct CalledBody<B> {

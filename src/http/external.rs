@@ -9,8 +9,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::error::{BoxError, ExternalError};
 use crate::deadline::{External, Readiness};
+use crate::error::http::{BoxError, ExternalError};
 
 /// Makes every call of a tower client a call to an external system.
 ///

@@ -42,7 +42,6 @@ mod body;
 #[cfg(any(feature = "aws", feature = "reqwest-middleware"))]
 mod called;
 mod deadline;
-mod error;
 mod external;
 mod future;
 mod grpc;
@@ -59,12 +58,11 @@ mod server_timing;
 mod service;
 mod wait;
 
+pub use crate::error::http::{BodyError, ExternalError};
 #[cfg(feature = "aws")]
 pub use aws::ExternalHttpClient;
 pub use body::ResponseBody;
 pub use deadline::{DeadlineLayer, DeadlineService};
-pub(crate) use error::held;
-pub use error::{BodyError, ExternalError};
 pub use external::{ExternalFuture, ExternalLayer, ExternalService};
 pub use future::ResponseFuture;
 pub use grpc::GrpcStatus;

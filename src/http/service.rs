@@ -9,13 +9,13 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::error::BoxError;
 use super::future::{Origin, ResponseFuture};
 use super::layer::Hooks;
 use super::policy::{ByRoute, Naming, Policy};
 use super::server_timing::ServerTiming;
 use crate::budget::Budget;
 use crate::deadline::Detachable;
+use crate::error::http::BoxError;
 use crate::report::seldom::caught;
 use crate::scope::Work;
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use h2::Reason;
 
-use crate::error::Cut;
+use super::Cut;
 
 /// The boxed error that tower's services use.
-pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The error of a [`ResponseBody`](super::ResponseBody): that of the inner body, or the cut.
+/// The error of a [`ResponseBody`](crate::http::ResponseBody): that of the inner body, or the cut.
 ///
 /// An error is the only way to end a body early that a client can distinguish from its regular end.
 /// hyper resets an HTTP/2 stream with the reason that it finds in the chain of the error's sources:
@@ -29,7 +29,7 @@ pub enum BodyError {
     Cut(Cut),
 }
 
-/// The error of a call through an [`ExternalService`](super::ExternalService).
+/// The error of a call through an [`ExternalService`](crate::http::ExternalService).
 ///
 /// The error of the client is boxed, as usual in tower; `downcast_ref` recovers its type. The
 /// `Display` is that of the error it holds, and [`source`](Error::source) is the source of that
@@ -46,19 +46,19 @@ pub enum ExternalError {
 
 impl BodyError {
     /// Creates the error of a body that is cut.
-    pub(super) fn cut(cut: Cut) -> Self {
+    pub(crate) fn cut(cut: Cut) -> Self {
         Self::Cut(cut.meaning(Arc::new(h2::Error::from(Reason::CANCEL))))
     }
 }
 
 impl ExternalError {
     /// Wraps the error of the client.
-    pub(super) fn inner(error: impl Into<BoxError>) -> Self {
+    pub(crate) fn inner(error: impl Into<BoxError>) -> Self {
         Self::Inner(error.into())
     }
 
     /// Creates the error of a call that is cut.
-    pub(super) fn cut(cut: Cut) -> Self {
+    pub(crate) fn cut(cut: Cut) -> Self {
         Self::Cut(cut)
     }
 }
@@ -105,7 +105,7 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
 }
 
 /// The error that one of these errors holds, for the search for a cut.
-pub(crate) fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+pub(super) fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let body = error.downcast_ref::<BodyError>().map(|error| match error {
         BodyError::Inner(error) => &**error as &'a (dyn Error + 'static),
         BodyError::Cut(cut) => cut,

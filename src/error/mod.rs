@@ -1,5 +1,8 @@
 //! The few public errors; each carries its violation.
 
+#[cfg(feature = "http")]
+pub(crate) mod http;
+
 use std::error::Error;
 use std::iter::successors;
 use std::sync::Arc;
@@ -125,7 +128,7 @@ fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static
         return Some(&**error);
     }
     #[cfg(feature = "http")]
-    return crate::http::held(error);
+    return http::held(error);
     #[cfg(not(feature = "http"))]
     None
 }
