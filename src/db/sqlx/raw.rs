@@ -82,8 +82,8 @@ fn warn_of_raw_use() {
             target: HEALTH,
             tracing::Level::WARN,
             "a metered connection was passed as sqlx's own, so what is executed on it is not \
-             counted: pass `&mut *tx` as an executor, take `&mut \
-             request_budget::sqlx::Connection<DB>`, or count with `db::SqlxEvents`",
+             counted: pass `&mut *tx` as an executor, take \
+             `&mut request_budget::sqlx::Connection<DB>`, or count with `db::SqlxEvents`",
         );
     }
 }

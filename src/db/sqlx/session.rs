@@ -71,7 +71,7 @@ impl<DB: Database> Session<DB> {
 
     /// Whether the driver may be about to take the answer to something else for that to what is
     /// sent next.
-    pub(super) fn may_be_out_of_step(&self) -> bool {
+    fn may_be_out_of_step(&self) -> bool {
         self.interrupted.in_answer && self.kind == Kind::MySql
     }
 }
@@ -101,11 +101,11 @@ impl<'c, DB: Database> Handle<'c, DB> {
     #[cold]
     async fn check_step(&mut self) {
         let Session { interrupted, methods, transactions, .. } = &mut *self.session;
-        if uncounted(is_in_step::<DB>(self.raw, methods), interrupted).await {
-            interrupted.in_answer = false;
-        } else {
+        if !uncounted(is_in_step::<DB>(self.raw, methods), interrupted).await {
             transactions.state = State::OutOfStep;
         }
+        // Nothing is left to be found out, either way.
+        interrupted.in_answer = false;
     }
 
     #[cold]
@@ -152,14 +152,14 @@ impl<'c, DB: Database> Handle<'c, DB> {
 
 /// The error for the owner of a transaction that does not exist any more.
 #[cold]
-pub(super) fn lost() -> sqlx::Error {
+fn lost() -> sqlx::Error {
     let reason = "the transaction was rolled back, because a savepoint in it was dropped midway";
     sqlx::Error::Protocol(reason.to_owned())
 }
 
 /// The error for the owner of a connection whose driver has lost track of the answers.
 #[cold]
-pub(super) fn out_of_step() -> sqlx::Error {
+fn out_of_step() -> sqlx::Error {
     let reason = "a statement was dropped midway, and the rest of its answer cannot be told from \
         the next: use another connection";
     sqlx::Error::Protocol(reason.to_owned())

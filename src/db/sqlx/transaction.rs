@@ -114,11 +114,8 @@ impl<'c, DB: Database> Transaction<'c, DB> {
     ///
     /// Returns the error of the driver.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
-        let connection = self.connection.get_mut();
         // What was lost has been rolled back, or is when its connection is closed.
-        if matches!(connection.transactions().0.state, State::Lost | State::Broken)
-            || connection.settle().await.is_err()
-        {
+        if self.connection.get_mut().settle().await.is_err() {
             return Ok(());
         }
         let (raw, interrupted) = self.parts();
