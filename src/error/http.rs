@@ -63,41 +63,36 @@ impl ExternalError {
     }
 }
 
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inner(error) => error.fmt(f),
-            Self::Cut(cut) => cut.fmt(f),
+/// What these errors show of the error that they hold.
+macro_rules! transparent {
+    ($($name:ident)*) => {$(
+        impl $name {
+            fn held(&self) -> &(dyn Error + 'static) {
+                match self {
+                    Self::Inner(error) => &**error,
+                    Self::Cut(cut) => cut,
+                }
+            }
         }
-    }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self.held(), f)
+            }
+        }
+
+        impl Error for $name {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                match self {
+                    Self::Inner(error) => Some(cause(&**error)),
+                    Self::Cut(cut) => Some(cut),
+                }
+            }
+        }
+    )*};
 }
 
-impl Error for BodyError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Inner(error) => Some(cause(&**error)),
-            Self::Cut(cut) => Some(cut),
-        }
-    }
-}
-
-impl fmt::Display for ExternalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inner(error) => error.fmt(f),
-            Self::Cut(cut) => cut.fmt(f),
-        }
-    }
-}
-
-impl Error for ExternalError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Inner(error) => Some(cause(&**error)),
-            Self::Cut(cut) => Some(cut),
-        }
-    }
-}
+transparent!(BodyError ExternalError);
 
 /// The next error in the chain after a wrapper that has the same `Display` as this one.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
@@ -106,19 +101,10 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
 
 /// The error that one of these errors holds, for the search for a cut.
 pub(super) fn held<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let body = error.downcast_ref::<BodyError>().map(|error| match error {
-        BodyError::Inner(error) => &**error as &'a (dyn Error + 'static),
-        BodyError::Cut(cut) => cut,
-    });
-    let call = || {
-        error.downcast_ref::<ExternalError>().map(|error| match error {
-            ExternalError::Inner(error) => &**error as &'a (dyn Error + 'static),
-            ExternalError::Cut(cut) => cut,
-        })
-    };
     #[cfg(feature = "reqwest-middleware")]
     if let Some(reqwest_middleware::Error::Middleware(error)) = error.downcast_ref() {
         return Some(&**error as &'a (dyn Error + 'static));
     }
-    body.or_else(call)
+    let body = error.downcast_ref().map(BodyError::held);
+    body.or_else(|| error.downcast_ref().map(ExternalError::held))
 }
