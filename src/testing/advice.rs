@@ -17,8 +17,8 @@ pub(super) const CARRY: &str = "carry along the tasks that are part of the work,
 pub(super) const RECORD: &str =
     "put it around the whole service that the client asks, `.layer(recorder.layer())`";
 pub(super) const WAIT: &str = "wait in the measured work for the tasks that it carries along";
-pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] static ALLOC: \
-                                    CountingAllocator = CountingAllocator::system();`";
+pub(super) const ALLOCATOR: &str = "install it in the test: `#[global_allocator] \
+                                    static ALLOC: CountingAllocator = CountingAllocator::system();`";
 
 /// The highest number of statements that advice names.
 const MOST: usize = 3;

@@ -25,8 +25,8 @@ const MAKE: &str = "CREATE TABLE kept (a INTEGER); INSERT INTO kept VALUES (7); 
                     CREATE TABLE done (n INTEGER)";
 /// Longer than a connection is waited for on any machine.
 const AGGREGATE: &str = "INSERT INTO done SELECT count(*) FROM (WITH RECURSIVE n (i) AS \
-                         (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) SELECT i FROM \
-                         n)";
+                         (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) \
+                         SELECT i FROM n)";
 
 /// Work that hangs up when the thread of the driver has its aggregate.
 async fn hang_up(pool: &Pool<Sqlite>) {

@@ -88,8 +88,9 @@ async fn postgres_session(url: &str) {
     // Text by text: what is left, or nothing; and whether the session may be the same one
     // afterwards.
     const LEFT: &str = "SELECT concat_ws(' ', \
-        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() LIMIT \
-        1), (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
+        (SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() \
+        LIMIT 1), \
+        (SELECT 'temporary' FROM pg_class WHERE relnamespace = pg_my_temp_schema() LIMIT 1), \
         (SELECT 'channel' FROM pg_listening_channels() LIMIT 1), \
         (SELECT 'cursor' FROM pg_cursors WHERE is_holdable LIMIT 1), \
         (SELECT 'prepared' FROM pg_prepared_statements WHERE from_sql LIMIT 1), \

@@ -6,6 +6,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "in a test an overflow may panic")]
 
 mod aggregate;
+mod alone;
 mod bypass;
 mod clean;
 mod cut;

@@ -1,7 +1,5 @@
 //! What a driver, and the pool, do for themselves is no memory of the work.
 
-use std::env;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use futures_util::TryStreamExt;
@@ -12,6 +10,7 @@ use request_budget::{Budget, BudgetExt, Violation};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::alone::alone;
 use crate::{Suite, with_runtime};
 
 pub(crate) fn tests(suite: &mut Suite) {
@@ -28,7 +27,7 @@ pub(crate) fn tests(suite: &mut Suite) {
         &[
             // The driver's part is told apart by what all threads hold that run MongoDB commands.
             ("growth_is_silent_on_mongodb", |url| {
-                alone("growth_is_silent_on_mongodb", || with_runtime(0, mongodb(url)));
+                drop(alone("growth_is_silent_on_mongodb", || with_runtime(0, mongodb(url))));
             }),
             ("growth_is_silent_on_mongodb_where_jobs_run_beside_the_driver", |url| {
                 with_runtime(2, mongodb_jobs(url));
@@ -182,21 +181,4 @@ async fn mongodb_jobs(url: &str) {
     futures_util::future::join_all(all).await;
     assert_eq!(told.take(), []);
     posts.drop().await.expect("drops");
-}
-
-/// Runs a test in a process of its own: this program again, with no other test in it.
-///
-/// For what is measured of the whole process, which tests that run at the same time would change.
-fn alone(name: &str, test: impl FnOnce()) {
-    const ALONE: &str = "REQUEST_BUDGET_TEST_ALONE";
-    if env::var(ALONE).is_ok_and(|alone| alone == name) {
-        return test();
-    }
-    let program = env::current_exe().expect("this program has a path");
-    let output = Command::new(program).args(["--exact", name]).env(ALONE, name).output();
-    let output = output.expect("starts");
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed);
-    let has_run = output.status.success() && printed.contains("1 passed");
-    assert!(has_run, "{name}, in a process of its own: {printed}");
 }

@@ -14,6 +14,7 @@ use sqlx::{Executor, MySqlPool, PgPool, SqlitePool};
 use tracing::dispatcher::set_default;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::alone::alone;
 use crate::{Suite, with_runtime};
 
 /// Two statements that differ in what is quoted by `"` are so many texts, whoever sees them: `"x"`
@@ -256,25 +257,21 @@ fn mongodb(url: &str) {
 /// Without the details the commands have no names, but their places. A wrong wiring that no
 /// assertion can see, so it is named on standard error: looked at from another process.
 fn plain_client(url: &str) {
-    const ALONE: &str = "REQUEST_BUDGET_TEST_PLAIN_CLIENT";
-    if std::env::var_os(ALONE).is_none() {
-        let mut alone = std::process::Command::new(std::env::current_exe().expect("it runs"));
-        alone.arg("testing_a_plain_client_of_mongodb").env(ALONE, "1");
-        let output = alone.output().expect("it runs");
-        assert!(output.status.success(), "{output:?}");
+    let output = alone("testing_a_plain_client_of_mongodb", || {
+        with_runtime(0, async {
+            let _metered = Client::with_uri_str(url).await.expect("a client");
+            let plain = mongodb::Client::with_uri_str(url).await.expect("a client");
+            let ping = || async { plain.database("admin").run_command(doc! { "ping": 1 }).await };
+            ping().await.expect("a connection");
+            let record = measure(ping()).await;
+            record.assert_queries(0);
+            record.into_output().expect("it answers");
+        });
+    });
+    if let Some(output) = output {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains(", which nothing measures: "), "{said}");
-        return;
     }
-    with_runtime(0, async {
-        let _metered = Client::with_uri_str(url).await.expect("a client");
-        let plain = mongodb::Client::with_uri_str(url).await.expect("a client");
-        let ping = || async { plain.database("admin").run_command(doc! { "ping": 1 }).await };
-        ping().await.expect("a connection");
-        let record = measure(ping()).await;
-        record.assert_queries(0);
-        record.into_output().expect("it answers");
-    });
 }
 
 fn counts(url: &str) {
